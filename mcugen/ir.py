@@ -87,6 +87,226 @@ class Model:
     sha256: str
 
 
+# ---------------------------------------------------------------- quantised model
+
+
+def _freeze(*arrays: NDArray[np.generic]) -> None:
+    for array in arrays:
+        array.setflags(write=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Linear:
+    """An int8 matrix and what brings its accumulators to the output's units.
+
+    codes: int8[rows, cols] in [-127, 127]. multiplier: int16[rows] in [0, 32767]; shift: one for all rows.
+    output = round(codes @ x * round(multiplier * mantissa / 2**15) / 2**(shift - exponent)), where mantissa and exponent
+    are x's block scale; for an embedding table, whose rows are not multiplied, round(codes * multiplier / 2**shift).
+    """
+
+    codes: NDArray[np.int8]
+    multiplier: NDArray[np.int16]
+    shift: int
+
+    def __post_init__(self) -> None:
+        _freeze(self.codes, self.multiplier)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Norm:
+    """gain: int16[dim] in Q(gain_frac), with sqrt(dim) and the output's scale in it; gain_frac may be negative."""
+
+    gain: NDArray[np.int16]
+    gain_frac: int
+
+    def __post_init__(self) -> None:
+        _freeze(self.gain)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedLayer:
+    """One decoder layer in integers.
+
+    key_zero: int32[kv_dim] in Q(15 + key_shift) of a key code; key_shift: how much finer wk's output is than a code.
+    score: int16[n_heads], score_shift: scores to 1/64 octaves. swiglu_shift: silu(w1 x) * (w3 x) to int16.
+    """
+
+    att_norm: Norm
+    wq: Linear
+    wk: Linear
+    wv: Linear
+    key_zero: NDArray[np.int32]
+    key_shift: int
+    score: NDArray[np.int16]
+    score_shift: int
+    wo: Linear
+    ffn_norm: Norm
+    w1: Linear
+    w3: Linear
+    swiglu_shift: int
+    w2: Linear
+
+    def __post_init__(self) -> None:
+        _freeze(self.key_zero, self.score)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class QuantizedModel:
+    """A decoder in integers only (profile W8A8KV8).
+
+    eps: of RMSNorm, in squared residual units. rope_step: uint32[head_dim / 2], turns per position in Q32.
+    max_position: cached keys are turned back before a position reaches it (their zero points hold below it).
+    classifier: shares its codes with embedding where config.shared_classifier. Logits are Q16 nats.
+    sha256: of the checkpoint it came from; recipe: how it was made, for provenance.
+    """
+
+    name: str
+    config: Config
+    embedding: Linear
+    layers: tuple[QuantizedLayer, ...]
+    final_norm: Norm
+    classifier: Linear
+    eps: int
+    rope_step: NDArray[np.uint32]
+    max_position: int
+    sha256: str
+    recipe: str
+
+    def __post_init__(self) -> None:
+        _freeze(self.rope_step)
+
+
+# ---------------------------------------------------------------- graph
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """An array in the arena. state: lives from token to token (the KV ring)."""
+
+    name: str
+    dtype: str  # "int8", "int16" or "int32"
+    shape: tuple[int, ...]
+    state: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class KernelVariant:
+    """One C implementation of a kernel: same contract, same numbers, another core or packing.
+
+    source: file in firmware/. needs: core features. packing: how weights are laid out (mcugen.packing).
+    """
+
+    symbol: str
+    source: str
+    needs: frozenset[str] = frozenset()
+    packing: str = "row_major"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Op:
+    """One kernel call. kernel: its name in mcugen.kernels; label: "layers.0.wq".
+
+    inputs, outputs, scratch: buffer names. in_place: outputs[0] may share its bytes with inputs[0].
+    row: outputs[0] is a state buffer of which only the current ring slot is written.
+    parameters: integers and constant tensors by name, as the kernel's C parameters name them.
+    """
+
+    kernel: str
+    label: str
+    variant: KernelVariant
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    scratch: tuple[str, ...] = ()
+    in_place: bool = False
+    row: bool = False
+    parameters: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Graph:
+    """One decode step as a flat list of ops over named buffers, and the ops that turn the key ring back.
+
+    ops run for every token; rebase ops run before them when the position has reached model.max_position.
+    context: slots of the KV ring.
+    """
+
+    model: QuantizedModel
+    context: int
+    buffers: Mapping[str, Buffer]
+    ops: tuple[Op, ...]
+    rebase: tuple[Op, ...]
+    logits: str
+
+
+# ---------------------------------------------------------------- plan
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where everything lies.
+
+    offsets: buffer name -> byte offset in the arena. lower_bound: the largest sum of live bytes at any op; no plan
+    can be smaller. peak_op: index of that op; peak_buffers: the buffers alive at it.
+    flash: (what, bytes) of the generated constants. state_bytes: runtime variables outside the arena.
+    """
+
+    arena_bytes: int
+    offsets: Mapping[str, int]
+    lower_bound: int
+    peak_op: int
+    peak_buffers: tuple[str, ...]
+    flash: tuple[tuple[str, int], ...]
+    stack_bytes: int
+
+
+# ---------------------------------------------------------------- verification
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trace:
+    """What every op wrote, token by token.
+
+    tokens: what was fed. outputs: per op of graph.ops, a tuple of int arrays [T, n], one per output (for a KV ring,
+    the slot written). rebased: token index -> the key rings right after they were turned back, one per layer.
+    state: the state buffers after the last token.
+    """
+
+    tokens: tuple[int, ...]
+    outputs: tuple[tuple[NDArray[np.integer], ...], ...]
+    rebased: Mapping[int, tuple[NDArray[np.int8], ...]]
+    state: Mapping[str, NDArray[np.integer]]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The first value that differs, in the order the firmware computes."""
+
+    token_index: int
+    op_index: int
+    label: str
+    kernel: str
+    output: str
+    element: int
+    expected: int
+    observed: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationReport:
+    """One rung's verdict. values: how many integers were compared."""
+
+    rung: str
+    machine: str
+    tokens: int
+    ops: int
+    values: int
+    difference: Difference | None
+
+
 # ---------------------------------------------------------------- board
 
 

@@ -1,0 +1,57 @@
+/* Q-format arithmetic shared by the kernels. Twin: mcugen/kernels.py.
+ * One rounding, half up: add half, shift right arithmetically. */
+#ifndef MG_FIXEDPOINT_H
+#define MG_FIXEDPOINT_H
+
+#include <stdint.h>
+
+/* C leaves the right shift of a negative number to the compiler; every one we support shifts arithmetically. */
+typedef char mg_needs_arithmetic_shift[((-1 >> 1) == -1) ? 1 : -1];
+
+static inline int32_t mg_saturate_s8(int64_t x)
+{
+    return (x > 127) ? 127 : (x < -127) ? -127 : (int32_t)x;
+}
+
+static inline int32_t mg_saturate_s16(int64_t x)
+{
+    return (x > INT16_MAX) ? INT16_MAX : (x < INT16_MIN) ? INT16_MIN : (int32_t)x;
+}
+
+static inline int32_t mg_saturate_s32(int64_t x)
+{
+    return (x > INT32_MAX) ? INT32_MAX : (x < INT32_MIN) ? INT32_MIN : (int32_t)x;
+}
+
+/* x / 2^shift, half up; 0 <= shift <= 30 and |x| <= 2^31 - 2^(shift-1), so that the sum fits. */
+static inline int32_t mg_round_shift_s32(int32_t x, int32_t shift)
+{
+    return (x + (((int32_t)1 << shift) >> 1)) >> shift;
+}
+
+/* x / 2^shift, half up; 0 <= shift <= 62 and |x| <= 2^62. */
+static inline int64_t mg_round_shift_s64(int64_t x, int32_t shift)
+{
+    return (x + (((int64_t)1 << shift) >> 1)) >> shift;
+}
+
+/* acc * multiplier / 2^shift, half up. multiplier in [0, 2^15): |product| < 2^46. */
+static inline int64_t mg_requantize(int32_t acc, int32_t multiplier, int32_t shift)
+{
+    return mg_round_shift_s64((int64_t)acc * multiplier, shift);
+}
+
+/* Bits needed to write x: 0 for 0, 32 for 2^31 and above. */
+static inline int32_t mg_bit_length(uint32_t x)
+{
+    int32_t bits = 0;
+    for (int32_t half = 16; half > 0; half >>= 1) {
+        if ((x >> half) != 0u) {
+            x >>= half;
+            bits += half;
+        }
+    }
+    return bits + (int32_t)x;
+}
+
+#endif

@@ -1,0 +1,130 @@
+/* From reset to main on any Cortex-M, and where faults end.
+ *
+ * The linker script provides the addresses. Names with a leading underscore are the ones that debuggers and
+ * vendors' scripts use. No interrupt is ever enabled, so the table stops after the 16 system vectors.
+ * Source: Armv7-M Architecture Reference Manual (DDI 0403), B1.5.2 and B1.5.3. */
+
+#include <stdint.h>
+
+/* The board file states it; 1 where the core has a floating-point unit. */
+enum { MG_FPU = MG_HAS_FPU };
+
+extern uint32_t _estack[];       /* one past the stack's highest word */
+extern const uint32_t _sidata[]; /* initial values of .data, in flash */
+extern uint32_t _sdata[];
+extern uint32_t _edata[];
+extern uint32_t _sbss[];
+extern uint32_t _ebss[];
+
+int main(void);
+
+void Reset_Handler(void);
+void mg_halt(void);
+void mg_fault_nmi(void);
+void mg_fault_hard(void);
+void mg_fault_memory(void);
+void mg_fault_bus(void);
+void mg_fault_usage(void);
+void mg_fault_unexpected(void);
+
+typedef void (*mg_handler_t)(void);
+
+/* The vector table: the hardware loads the stack pointer from word 0 and starts at word 1. */
+typedef struct {
+    uint32_t *initial_stack;
+    mg_handler_t handler[15]; /* exception n is handler[n - 1]; 0 = reserved */
+} mg_vectors_t;
+
+extern const mg_vectors_t mg_vectors;
+__attribute__((section(".vectors"), used)) const mg_vectors_t mg_vectors = {
+    _estack,
+    {
+        Reset_Handler,       /*  1 */
+        mg_fault_nmi,        /*  2 */
+        mg_fault_hard,       /*  3 */
+        mg_fault_memory,     /*  4: MemManage, Armv7-M and later */
+        mg_fault_bus,        /*  5: a stack overflow ends here or in 3 */
+        mg_fault_usage,      /*  6 */
+        0,                   /*  7: SecureFault on Armv8-M */
+        0,                   /*  8 */
+        0,                   /*  9 */
+        0,                   /* 10 */
+        mg_fault_unexpected, /* 11: SVCall */
+        mg_fault_unexpected, /* 12: DebugMonitor */
+        0,                   /* 13 */
+        mg_fault_unexpected, /* 14: PendSV */
+        mg_fault_unexpected, /* 15: SysTick */
+    },
+};
+
+/* Give full access to coprocessors 10 and 11, the FPU: CPACR bits 20..23 (DDI 0403, B3.2.20). */
+static void enable_fpu(void)
+{
+    volatile uint32_t *const cpacr = (volatile uint32_t *)0xE000ED88u;
+    *cpacr |= 0xFu << 20;
+    __asm__ volatile("dsb\n\tisb" ::: "memory"); /* the next instruction may already use it */
+}
+
+/* First code after reset. The FPU comes first: main may save its registers on entry. */
+__attribute__((noreturn, used)) void Reset_Handler(void)
+{
+    if (MG_FPU == 1) {
+        enable_fpu();
+    }
+    const uint32_t *from = _sidata;
+    for (uint32_t *to = _sdata; to < _edata; to++) {
+        *to = *from;
+        from++;
+    }
+    for (uint32_t *to = _sbss; to < _ebss; to++) {
+        *to = 0u;
+    }
+    (void)main();
+    mg_halt();
+    for (;;) {
+    }
+}
+
+/* main has returned: stay here, where a debugger or an emulator finds the core. */
+void mg_halt(void)
+{
+    for (;;) {
+    }
+}
+
+/* One endless loop per fault, so that the program counter alone tells which it was. */
+void mg_fault_nmi(void)
+{
+    for (;;) {
+    }
+}
+
+void mg_fault_hard(void)
+{
+    for (;;) {
+    }
+}
+
+void mg_fault_memory(void)
+{
+    for (;;) {
+    }
+}
+
+void mg_fault_bus(void)
+{
+    for (;;) {
+    }
+}
+
+void mg_fault_usage(void)
+{
+    for (;;) {
+    }
+}
+
+void mg_fault_unexpected(void)
+{
+    for (;;) {
+    }
+}

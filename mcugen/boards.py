@@ -1,0 +1,258 @@
+"""TOML -> Board. A board file is a fact sheet: no inheritance, no conditions, a source for every fact.
+
+The keys are listed in _TOP and _TABLES; any other key is an error, and so is one that is missing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from mcugen.cores import CORES
+from mcugen.errors import InputError, UsageError
+from mcugen.ir import Board, MemoryRegion
+from mcugen.resources import data_dir
+
+_TOP = ("name", "aliases", "title", "port", "headroom")
+_TABLES: Mapping[str, tuple[str, ...]] = {
+    "core": ("name", "features", "source"),
+    "clock": ("rate", "source"),
+    "flash": ("origin", "size", "source"),
+    "ram": ("origin", "size", "source"),
+    "stack": ("size", "source"),
+}
+_ENTRY_TABLES = ("port_defines", "facts")  # any key; each entry has a value and a source
+_SIZE_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
+_RATE_UNITS = {"Hz": 1, "kHz": 1000, "MHz": 1000**2, "GHz": 1000**3}
+_DEFINE_UNITS = {**_SIZE_UNITS, **_RATE_UNITS, "baud": 1}
+_ADDRESS_SPACE = 2**32  # bytes
+_STACK_ALIGNMENT = 8  # bytes; AAPCS, section "The Stack"
+
+
+def load_board(name_or_path: str) -> Board:
+    """Return the board that ships with mcugen under that name or alias, or the one in a user's .toml file.
+
+    Raises UsageError if there is no such board, InputError if the file is missing or malformed.
+    """
+    if name_or_path.endswith(".toml"):
+        return _read(Path(name_or_path), shown=name_or_path)[0]
+    shipped = _shipped()
+    for board, aliases in shipped:
+        if name_or_path == board.name or name_or_path in aliases:
+            return board
+    names = sorted(name for board, aliases in shipped for name in (board.name, *aliases))
+    close = difflib.get_close_matches(name_or_path, names, n=2)
+    raise UsageError(
+        f"there is no board {name_or_path!r}; mcugen knows {', '.join(names)}",
+        where="--board",
+        hint=f"{' or '.join(close or names)}, or the path of your own .toml file",
+    )
+
+
+def list_boards() -> tuple[Board, ...]:
+    """Return the boards that ship with mcugen, by name."""
+    return tuple(board for board, _ in _shipped())
+
+
+def _shipped() -> list[tuple[Board, tuple[str, ...]]]:
+    """Return (board, aliases) of each shipped file, sorted by file name."""
+    return [_read(path, shown=f"boards/{path.name}") for path in sorted(data_dir("boards").glob("*.toml"))]
+
+
+# ---------------------------------------------------------------- one file
+
+
+def _read(path: Path, shown: str) -> tuple[Board, tuple[str, ...]]:
+    """Return the board and its aliases; `shown` is what errors call the file."""
+    try:
+        content = path.read_bytes()
+        table = tomllib.loads(content.decode("utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"board file {shown} cannot be read: {error.strerror}",
+            where="--board",
+            hint="check the path; without .toml at the end, --board takes the name of a board that ships with mcugen",
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"board file {shown} is not TOML: {error}",
+            where=shown,
+            hint="correct that line; boards/nucleo-f446re.toml is an example",
+        ) from error
+    return _Reader(shown, table).board(hashlib.sha256(content).hexdigest())
+
+
+class _Reader:
+    """Takes checked values out of one parsed file; every error names the file, the key and what is allowed."""
+
+    def __init__(self, file: str, table: dict[str, Any]) -> None:
+        self._file = file
+        self._table = table
+
+    def board(self, sha256: str) -> tuple[Board, tuple[str, ...]]:
+        self._check_keys()
+        core = self._one_of("core.name", tuple(CORES))
+        clock_hz = self._quantity("clock.rate", _RATE_UNITS)
+        board = Board(
+            name=self._text("name"),
+            title=self._text("title"),
+            core=core,
+            features=frozenset(self._names("core.features", tuple(sorted(CORES[core].features)))),
+            clock_hz=clock_hz,
+            flash=self._region("flash"),
+            ram=self._region("ram"),
+            stack_bytes=self._quantity("stack.size", _SIZE_UNITS),
+            headroom=self._percent("headroom"),
+            port=self._one_of("port", _ports()),
+            port_defines=tuple(sorted({"MG_CLOCK_HZ": clock_hz, **self._port_defines()}.items())),
+            sha256=sha256,
+            facts=self._facts(),
+        )
+        self._check_memory(board)
+        if (board.core == "host") != (board.port == "host"):
+            self._fail(
+                "port", f"{board.port!r} does not start a {board.core}", 'core "host" and port "host" go together'
+            )
+        return board, tuple(self._names("aliases", None))
+
+    # ------------------------------------------------------------ keys
+
+    def _check_keys(self) -> None:
+        self._compare_keys("", self._table, (*_TOP, *_TABLES, *_ENTRY_TABLES))
+        for name in (*_TABLES, *_ENTRY_TABLES):
+            table = self._mapping(name, self._table[name])
+            if name in _TABLES:
+                self._compare_keys(f"{name}.", table, _TABLES[name])
+                self._text(f"{name}.source")
+                continue
+            for key, entry in table.items():
+                self._compare_keys(f"{name}.{key}.", self._mapping(f"{name}.{key}", entry), ("value", "source"))
+                self._text(f"{name}.{key}.source")
+
+    def _compare_keys(self, prefix: str, found: Mapping[str, Any], expected: tuple[str, ...]) -> None:
+        allowed = "the keys here are " + ", ".join(expected)
+        for key in found:
+            if key not in expected:
+                close = difflib.get_close_matches(key, expected, n=1)
+                self._fail(f"{prefix}{key}", "is no key", f"did you mean {close[0]}?" if close else allowed)
+        for key in expected:
+            if key not in found:
+                self._fail(f"{prefix}{key}", "is missing", allowed)
+
+    def _mapping(self, key: str, value: Any) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            self._fail(key, f"is {value!r}", "it must be a table")
+        return value
+
+    def _value(self, key: str) -> Any:
+        value: Any = self._table
+        for part in key.split("."):
+            value = value[part]
+        return value
+
+    # ------------------------------------------------------------ values
+
+    def _text(self, key: str) -> str:
+        value = self._value(key)
+        if not isinstance(value, str) or not value.strip():
+            self._fail(key, f"is {value!r}", "it must be a text that is not empty")
+        return value
+
+    def _one_of(self, key: str, allowed: tuple[str, ...]) -> str:
+        value = self._text(key)
+        if value not in allowed:
+            self._fail(key, f"is {value!r}", f"it must be one of {', '.join(allowed)}")
+        return value
+
+    def _names(self, key: str, allowed: tuple[str, ...] | None) -> list[str]:
+        value = self._value(key)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self._fail(key, f"is {value!r}", "it must be a list of texts")
+        for item in value:
+            if allowed is not None and item not in allowed:
+                offered = ", ".join(allowed) if allowed else "nothing: this core has no options"
+                self._fail(key, f"has {item!r}", f"it may list {offered}")
+        return value
+
+    def _quantity(self, key: str, units: Mapping[str, int]) -> int:
+        """Read "512 KiB" or "180 MHz": a whole number, a space, a unit."""
+        value = self._value(key)
+        match = re.fullmatch(r"(\d+) (\w+)", value) if isinstance(value, str) else None
+        if match is None or match[2] not in units:
+            self._fail(key, f"is {value!r}", f"write a whole number, a space and one of {', '.join(units)}")
+        number = int(match[1]) * units[match[2]]
+        if number == 0:
+            self._fail(key, f"is {value!r}", "it must be more than zero")
+        return number
+
+    def _percent(self, key: str) -> float:
+        value = self._value(key)
+        match = re.fullmatch(r"(\d+) %", value) if isinstance(value, str) else None
+        if match is None or int(match[1]) >= 100:
+            self._fail(key, f"is {value!r}", 'write a whole number below 100 and a percent sign, as in "20 %"')
+        return int(match[1]) / 100
+
+    def _region(self, key: str) -> MemoryRegion:
+        origin = self._value(f"{key}.origin")
+        if type(origin) is not int or not 0 <= origin < _ADDRESS_SPACE:
+            self._fail(f"{key}.origin", f"is {origin!r}", "it must be a 32-bit address, as in 0x08000000")
+        size = self._quantity(f"{key}.size", _SIZE_UNITS)
+        if origin + size > _ADDRESS_SPACE:
+            self._fail(f"{key}.size", f"ends at {origin + size:#x}", "a region must end within 32 bits")
+        return MemoryRegion(origin, size)
+
+    def _port_defines(self) -> dict[str, int]:
+        for name in self._table["port_defines"]:
+            if name == "MG_CLOCK_HZ" or not re.fullmatch(r"MG_[A-Z0-9_]+", name):
+                self._fail(
+                    f"port_defines.{name}", "is no name for a define", "MG_ and capitals; MG_CLOCK_HZ is clock.rate"
+                )
+        keys = self._table["port_defines"]
+        return {name: self._quantity(f"port_defines.{name}.value", _DEFINE_UNITS) for name in keys}
+
+    def _facts(self) -> dict[str, str]:
+        """Everything worth showing, with its source."""
+        shown = {
+            "core": f"{self._value('core.name')} ({self._value('core.source')})",
+            "clock": f"{self._value('clock.rate')} ({self._value('clock.source')})",
+        }
+        for key in ("flash", "ram"):
+            origin, size = self._value(f"{key}.origin"), self._value(f"{key}.size")
+            shown[key] = f"{size} at {origin:#010x} ({self._value(f'{key}.source')})"
+        shown["stack"] = f"{self._value('stack.size')} ({self._value('stack.source')})"
+        for key in self._table["facts"]:
+            shown[key] = f"{self._text(f'facts.{key}.value')} ({self._value(f'facts.{key}.source')})"
+        return shown
+
+    def _check_memory(self, board: Board) -> None:
+        flash, ram = board.flash, board.ram
+        if flash.origin < ram.origin + ram.size and ram.origin < flash.origin + flash.size:
+            self._fail(
+                "ram",
+                f"{_span(ram)} overlaps flash {_span(flash)}",
+                "two memories cannot answer at one address: correct the origins or sizes",
+            )
+        if board.stack_bytes % _STACK_ALIGNMENT or board.stack_bytes >= ram.size:
+            self._fail(
+                "stack.size",
+                f"is {board.stack_bytes:,} B",
+                f"it must be a multiple of {_STACK_ALIGNMENT} B below the RAM's {ram.size:,} B",
+            )
+
+    def _fail(self, key: str, what: str, allowed: str) -> NoReturn:
+        raise InputError(f"{key} {what}", where=self._file, hint=allowed)
+
+
+def _span(region: MemoryRegion) -> str:
+    return f"{region.origin:#010x}..{region.origin + region.size - 1:#010x}"
+
+
+def _ports() -> tuple[str, ...]:
+    """Folders of firmware/ports/; cortex_m is what all Cortex-M ports share."""
+    folders = (path.name for path in (data_dir("firmware") / "ports").iterdir() if path.is_dir())
+    return tuple(sorted(set(folders) - {"cortex_m"}))

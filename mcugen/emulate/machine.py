@@ -1,0 +1,122 @@
+"""What every machine can do, and how it reports a firmware that misbehaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from mcugen.errors import McugenError
+
+FaultKind = Literal[
+    "flash-write",
+    "unmapped",
+    "misaligned",
+    "stack-overflow",
+    "execute-data",
+    "exception",
+    "endless-loop",
+    "register",
+    "crash",
+    "sanitizer",
+]
+
+HINTS: Mapping[FaultKind, str] = {
+    "flash-write": "flash is read-only here: look for a const that was cast away or an index that left its array",
+    "unmapped": "nothing answers at that address: look for a wild pointer or an index that left its array",
+    "misaligned": "align the object to the size of the access, or access it in smaller pieces",
+    "stack-overflow": "raise the board's stack_bytes, or look for a recursion or a large local array",
+    "execute-data": "look for a function pointer or a return address that was overwritten",
+    "exception": "disassemble the function at that offset: the core cannot go on there",
+    "endless-loop": "look for a wait without a bound; if the work is really that long, raise the limit",
+    "register": "the model knows only the registers that the port needs: check the address in the manual, "
+    "or add the register to the model",
+    "crash": "build the library with the address and undefined-behaviour sanitizers and run again",
+    "sanitizer": "fix the line that the sanitizer names: it may work here and fail on the board",
+}
+
+
+class FirmwareFault(McugenError):
+    """The firmware did something that the board would not survive, or that C leaves undefined.
+
+    kind: see FaultKind. function: symbol, with the offset where it is known, e.g. "mg_rope_s8+0x1c".
+    address: of the offending access, target or instruction; None where the host does not say.
+    """
+
+    exit_code = 6
+
+    def __init__(self, kind: FaultKind, what: str, *, function: str, address: int | None, where: str) -> None:
+        super().__init__(what, where=where, hint=HINTS[kind])
+        self.kind = kind
+        self.function = function
+        self.address = address
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Bytes to look at after an op.
+
+    They lie at address + stride * (position % modulo), where position is the token's place in the sequence:
+    a plain buffer keeps the defaults; the slot of a KV ring of n tokens has its row size as the stride and
+    n as the modulo.
+    """
+
+    address: int
+    size: int  # bytes
+    stride: int = 0  # bytes
+    modulo: int = 1  # tokens
+
+    def at(self, position: int) -> int:
+        """Return the address at a position of the sequence."""
+        return self.address + self.stride * (position % self.modulo)
+
+
+Regions = Mapping[int, Sequence[Region]]  # op index -> what to read when it is done
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Exact counts since the last reset of the profile.
+
+    instructions: function -> executed instructions; those that an IT block skips count, as on the core.
+    loads, stores: memory accesses of 1, 2 or 4 bytes (a transfer of n registers counts n).
+    stack_bytes: from the top of the stack to the lowest address written.
+    """
+
+    instructions: Mapping[str, int]
+    total: int
+    loads: int
+    stores: int
+    stack_bytes: int
+
+
+class Machine(Protocol):
+    """A firmware that can be called function by function and looked into."""
+
+    def boot(self) -> None:
+        """Start from reset, up to main(): .data and .bss are initialised. Also the way back after a fault."""
+
+    def call(self, symbol: str, *args: int) -> int:
+        """Call a C function with integers or addresses; return its result as uint32."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return bytes of the firmware's memory."""
+
+    def write(self, address: int, data: bytes) -> None:
+        """Overwrite bytes of the firmware's memory."""
+
+    def address(self, symbol: str) -> int:
+        """Return the address of a function or object, static ones included."""
+
+    def on_op(self, callback: Callable[[int], None] | None) -> None:
+        """Call `callback(op)` whenever the firmware reaches mg_op_done(op); None stops that."""
+
+    def trace(self, symbol: str, tokens: Sequence[int], regions: Regions, start: int = 0) -> list[bytes]:
+        """Call symbol(token) for each token; return what the ops left behind.
+
+        start: position in the sequence of the first token. The i-th result joins, in the order in which the
+        ops finished during call i, the bytes of each op's regions at position start + i.
+        """
+
+    def close(self) -> None:
+        """Free what the machine holds."""

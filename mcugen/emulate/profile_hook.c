@@ -1,0 +1,156 @@
+/* What the emulator calls for every block and every memory access: counts, limits, alignment.
+ *
+ * Runs on the host, inside unicorn; profile_hook.py compiles it and mirrors the structures. In C because a
+ * callback into Python costs a thousand times as much as the block that it counts.
+ *
+ * A block is a run of instructions that the emulator enters at its first one and leaves after its last one, so
+ * its executions times its instructions are exact. The same address may begin blocks of several sizes (a
+ * block that was entered in its middle, or cut at an address where a run ends), hence the key (address, size). */
+#include <stddef.h>
+#include <stdint.h>
+
+enum {
+    MG_SLOTS = 1 << 16,   /* of the table of blocks; a power of two */
+    MG_FILL = 1 << 15,    /* blocks at most: half full, so that a search ends soon */
+    MG_UC_MEM_WRITE = 17  /* unicorn.h: uc_mem_type; a read is 16 */
+};
+
+enum {
+    MG_STOP_NONE = 0,
+    MG_STOP_PAUSED = 1,     /* as asked: before the block at stop_address */
+    MG_STOP_LIMIT = 2,      /* too many instructions: before the block at stop_address */
+    MG_STOP_MISALIGNED = 3, /* access of stop_size bytes at stop_address, by the instruction at stop_pc */
+    MG_STOP_TABLE = 4       /* more blocks than MG_FILL, or a block outside the code */
+};
+
+typedef struct {
+    uint64_t executions;
+    uint32_t address;
+    uint32_t size; /* bytes; 0: the slot is free */
+    uint32_t instructions;
+    uint32_t reserved;
+} mg_block_t;
+
+typedef struct {
+    const uint8_t *code;       /* contents of the flash */
+    int (*stop)(void *engine); /* uc_emu_stop */
+    int (*read_register)(void *engine, int id, void *value); /* uc_reg_read */
+    uint64_t instructions;     /* since the last reset of the profile */
+    uint64_t loads;
+    uint64_t stores;
+    uint64_t limit;            /* stop when `instructions` reaches it */
+    uint32_t code_origin;      /* address of code[0] */
+    uint32_t code_size;        /* bytes */
+    uint32_t stack_low;        /* [stack_low, stack_high) is the stack */
+    uint32_t stack_high;
+    uint32_t stack_lowest;     /* lowest stack address written */
+    uint32_t last_block;       /* where the running block begins */
+    uint32_t pc_register;      /* UC_ARM_REG_PC */
+    uint32_t pause;            /* 1: stop before the next block, and leave it uncounted */
+    uint32_t stop_reason;
+    uint32_t stop_address;
+    uint32_t stop_size;
+    uint32_t stop_pc;
+    uint32_t blocks;           /* slots in use */
+    uint32_t reserved;
+    mg_block_t block[MG_SLOTS];
+} mg_profile_t;
+
+static void stop(void *engine, mg_profile_t *profile, uint32_t reason, uint32_t address)
+{
+    if (profile->stop_reason == MG_STOP_NONE) { /* the first reason is the cause of the others */
+        profile->stop_reason = reason;
+        profile->stop_address = address;
+    }
+    (void)profile->stop(engine);
+}
+
+/* Instructions in a block of Thumb code. The top five bits of a halfword say 0b11101, 0b11110 or 0b11111 where a
+ * 32-bit instruction begins (Armv7-M Architecture Reference Manual, A5.1). */
+static uint32_t count_instructions(const uint8_t *code, uint32_t size)
+{
+    uint32_t count = 0;
+    uint32_t at = 0;
+    while (at < size) {
+        at += (code[at + 1u] >> 3) >= 0x1Du ? 4u : 2u;
+        count++;
+    }
+    return count;
+}
+
+/* The slot of a block, filled in when the block is new; NULL when the table is full or the block is not code. */
+static mg_block_t *find_block(mg_profile_t *profile, uint32_t address, uint32_t size)
+{
+    uint32_t slot = ((address >> 1) * 2654435761u) >> 16; /* Knuth's multiplicative hash; < MG_SLOTS */
+    while (profile->block[slot].size != 0u) {
+        if (profile->block[slot].address == address && profile->block[slot].size == size) {
+            return &profile->block[slot];
+        }
+        slot = (slot + 1u) % MG_SLOTS;
+    }
+    const uint32_t offset = address - profile->code_origin; /* wraps to a large value below the origin */
+    if (profile->blocks == MG_FILL || size == 0u || offset >= profile->code_size
+        || size > profile->code_size - offset) {
+        return NULL;
+    }
+    profile->blocks++;
+    mg_block_t *const block = &profile->block[slot];
+    block->address = address;
+    block->size = size;
+    block->instructions = count_instructions(profile->code + offset, size);
+    return block;
+}
+
+/* UC_HOOK_BLOCK: the emulator is about to run `size` bytes at `address`. */
+void mg_on_block(void *engine, uint64_t address, uint32_t size, mg_profile_t *profile)
+{
+    if (profile->pause != 0u) {
+        stop(engine, profile, MG_STOP_PAUSED, (uint32_t)address);
+        return;
+    }
+    if (profile->instructions >= profile->limit) {
+        stop(engine, profile, MG_STOP_LIMIT, (uint32_t)address);
+        return;
+    }
+    mg_block_t *const block = find_block(profile, (uint32_t)address, size);
+    if (block == NULL) {
+        stop(engine, profile, MG_STOP_TABLE, (uint32_t)address);
+        return;
+    }
+    block->executions++;
+    profile->instructions += block->instructions;
+    profile->last_block = (uint32_t)address;
+}
+
+/* UC_HOOK_MEM_READ, UC_HOOK_MEM_WRITE. A core with unaligned access enabled would do it, more slowly; others
+ * fault. The firmware is held to the strict rule. `size` is a power of two. */
+void mg_on_access(void *engine, int type, uint64_t address, int size, int64_t value, mg_profile_t *profile)
+{
+    const uint32_t where = (uint32_t)address;
+    (void)value;
+    if (type == MG_UC_MEM_WRITE) {
+        profile->stores++;
+        if (where >= profile->stack_low && where < profile->stack_lowest) {
+            profile->stack_lowest = where;
+        }
+    } else {
+        profile->loads++;
+    }
+    if ((where & ((uint32_t)size - 1u)) != 0u && profile->stop_reason == MG_STOP_NONE) {
+        profile->stop_size = (uint32_t)size;
+        (void)profile->read_register(engine, (int)profile->pc_register, &profile->stop_pc);
+        stop(engine, profile, MG_STOP_MISALIGNED, where);
+    }
+}
+
+/* Forget the executions; the blocks and their lengths stay known. */
+void mg_reset_profile(mg_profile_t *profile)
+{
+    for (size_t slot = 0; slot < (size_t)MG_SLOTS; slot++) {
+        profile->block[slot].executions = 0u;
+    }
+    profile->instructions = 0u;
+    profile->loads = 0u;
+    profile->stores = 0u;
+    profile->stack_lowest = profile->stack_high;
+}

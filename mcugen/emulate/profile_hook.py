@@ -1,0 +1,73 @@
+"""The Python side of profile_hook.c: its structures, and its compilation for this computer."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import tempfile
+from pathlib import Path
+
+from mcugen import toolchain
+from mcugen.boards import load_board
+from mcugen.ir import Project
+
+SLOTS = 1 << 16
+
+STOP_NONE, STOP_PAUSED, STOP_LIMIT, STOP_MISALIGNED, STOP_TABLE = range(5)
+
+
+class Block(ctypes.Structure):
+    """mg_block_t."""
+
+    _fields_ = (
+        ("executions", ctypes.c_uint64),
+        ("address", ctypes.c_uint32),
+        ("size", ctypes.c_uint32),
+        ("instructions", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+    )
+
+
+class ProfileState(ctypes.Structure):
+    """mg_profile_t: what the fields mean is said there."""
+
+    _fields_ = (
+        ("code", ctypes.c_void_p),
+        ("stop", ctypes.c_void_p),
+        ("read_register", ctypes.c_void_p),
+        ("instructions", ctypes.c_uint64),
+        ("loads", ctypes.c_uint64),
+        ("stores", ctypes.c_uint64),
+        ("limit", ctypes.c_uint64),
+        ("code_origin", ctypes.c_uint32),
+        ("code_size", ctypes.c_uint32),
+        ("stack_low", ctypes.c_uint32),
+        ("stack_high", ctypes.c_uint32),
+        ("stack_lowest", ctypes.c_uint32),
+        ("last_block", ctypes.c_uint32),
+        ("pc_register", ctypes.c_uint32),
+        ("pause", ctypes.c_uint32),
+        ("stop_reason", ctypes.c_uint32),
+        ("stop_address", ctypes.c_uint32),
+        ("stop_size", ctypes.c_uint32),
+        ("stop_pc", ctypes.c_uint32),
+        ("blocks", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("block", Block * SLOTS),
+    )
+
+
+@functools.cache
+def load_profile_hook() -> ctypes.CDLL:
+    """Compile profile_hook.c, or take it from the toolchain's cache, and load it.
+
+    Raises ToolError where this computer has no C compiler.
+    """
+    source = (Path(__file__).parent / "profile_hook.c").read_bytes()
+    host = load_board("host")
+    project = Project("profile_hook", host, {"profile_hook.c": source}, ("profile_hook.c",), (".",), None)
+    library = toolchain.build(project, toolchain.find_toolchain("auto", host), shared=True)
+    with tempfile.TemporaryDirectory(prefix="mcugen-", ignore_cleanup_errors=True) as folder:
+        path = Path(folder) / "profile_hook.so"
+        path.write_bytes(library.image)
+        return ctypes.CDLL(str(path))  # stays loaded without its file; where it cannot be deleted, it stays

@@ -1,0 +1,256 @@
+"""The integer kernels in numpy: the specification that every C kernel is compared with, bit for bit.
+
+Each function has a C twin `mg_<name>` in firmware/kernels/<family>.c. Arrays carry any number of leading axes
+(tokens of a prefill); the C twins work on one token. Intermediate values are int64, where nothing here can
+overflow; the bounds that let C use int32 stand with each C kernel.
+
+Arithmetic conventions (design: one rounding, half up, arithmetic shifts):
+    requantize(a; m, s) = (a * m + 2**(s - 1)) >> s,   m in [0, 32767] per row, one s per tensor
+    saturation to int8 is symmetric, [-127, 127]; to int16 and int32 it is two's complement.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcugen.ir import Linear
+from mcugen.tables import EXP2_Q15, SIGMOID_Q15, SINE_Q15
+
+Ints = NDArray[np.int64]
+AnyInts = NDArray[np.integer]
+
+BLOCK_BITS = 14  # of a block's mantissa; its exponent is bit_length(peak) - 14, in [-13, 2]
+EXPONENT_MAX = 16 - BLOCK_BITS
+EXPONENT_MIN = 1 - BLOCK_BITS
+ROPE_SHIFT = 15  # sine and cosine are Q15
+SILU_FRAC = 11  # the gate is Q11, [-16, 16)
+SCORE_FRAC = 6  # softmax arguments are in 1/64 of an octave
+ATTENTION_FRAC = 8  # attention output: V codes in Q8, |o| <= 127 * 2**8 < 2**15
+
+
+def saturate_s8(x: Ints) -> NDArray[np.int8]:
+    return np.clip(x, -127, 127).astype(np.int8)
+
+
+def saturate_s16(x: Ints) -> NDArray[np.int16]:
+    return np.clip(x, -(2**15), 2**15 - 1).astype(np.int16)
+
+
+def saturate_s32(x: Ints) -> NDArray[np.int32]:
+    return np.clip(x, -(2**31), 2**31 - 1).astype(np.int32)
+
+
+def round_shift(x: Ints, shift: Ints | int) -> Ints:
+    """x / 2**shift, rounded half up; shift 0 leaves x alone. shift: int or broadcastable int64[...], >= 0."""
+    return (x + ((np.int64(1) << shift) >> 1)) >> shift
+
+
+def requantize(acc: Ints, multiplier: AnyInts, shift: Ints | int) -> Ints:
+    """Scale accumulators: round(acc * multiplier / 2**shift). acc fits int32; |product| < 2**46."""
+    return round_shift(acc * multiplier.astype(np.int64), shift)
+
+
+def bit_length(x: Ints) -> Ints:
+    """Bits needed for x >= 0; exact below 2**53."""
+    return np.frexp(x.astype(np.float64))[1].astype(np.int64)
+
+
+def matmul(x: AnyInts, w: AnyInts) -> Ints:
+    """x[..., cols] times w[rows, cols] transposed; exact in float64 because every sum stays below 2**53."""
+    return np.matmul(x.astype(np.float64), w.astype(np.float64).T).astype(np.int64)
+
+
+# ---------------------------------------------------------------- embedding and linear layers
+
+
+def embed_s16(token: AnyInts, table: Linear) -> NDArray[np.int16]:
+    """The embedding row of each token, in residual units. token int[...]; table: [vocab, dim]."""
+    row = table.codes[token].astype(np.int64)
+    return saturate_s16(requantize(row, table.multiplier[token][..., None], table.shift))
+
+
+def block_s8(x: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+    """int16[..., n] as int8 codes that use the whole range, with one scale per vector: x ~ codes * peak / 127.
+
+    Returns codes int8[..., n] and scale int32[..., 2]: mantissa in [2**13, 2**14) and exponent in [-13, 2], whose
+    mantissa * 2**exponent is the peak |x|, at least 1. One 32-bit division per vector.
+    """
+    wide = x.astype(np.int64)
+    peak = np.maximum(np.abs(wide).max(-1, keepdims=True), 1)
+    codes = round_shift(wide * ((127 << 23) // peak), 23)  # |product| <= 127 * 2**23: no saturation needed
+    exponent = bit_length(peak) - BLOCK_BITS
+    mantissa = np.where(exponent < 0, peak << np.maximum(-exponent, 0), peak >> np.maximum(exponent, 0))
+    return codes.astype(np.int8), np.concatenate([mantissa, exponent], -1).astype(np.int32)
+
+
+def _linear(x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear) -> Ints:
+    """The block's scale goes into the row's multiplier once, so that the accumulator meets one multiplication."""
+    mantissa, exponent = scale[..., :1].astype(np.int64), scale[..., 1:].astype(np.int64)
+    multiplier = round_shift(w.multiplier.astype(np.int64) * mantissa, 15)  # < 2**14
+    return requantize(matmul(x, w.codes), multiplier, w.shift - exponent)
+
+
+def linear_s8(x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear) -> NDArray[np.int8]:
+    """requantize(w x) to int8. x int8[..., cols] with its scale int32[..., 2]; w: [rows, cols]."""
+    return saturate_s8(_linear(x, scale, w))
+
+
+def linear_s16(x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear) -> NDArray[np.int16]:
+    """requantize(w x) to int16; arguments as linear_s8."""
+    return saturate_s16(_linear(x, scale, w))
+
+
+def linear_s32(x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear) -> NDArray[np.int32]:
+    """requantize(w x) to int32 (logits, Q16 nats); arguments as linear_s8."""
+    return saturate_s32(_linear(x, scale, w))
+
+
+def linear_add_s16(
+    residual: NDArray[np.int16], x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear
+) -> NDArray[np.int16]:
+    """residual + requantize(w x), saturated once; residual int16[..., rows], the rest as linear_s8."""
+    return saturate_s16(residual.astype(np.int64) + _linear(x, scale, w))
+
+
+# ---------------------------------------------------------------- normalisation
+
+
+def isqrt32(x: Ints) -> Ints:
+    """floor(sqrt(x)) for 0 <= x < 2**32."""
+    root = np.floor(np.sqrt(x.astype(np.float64))).astype(np.int64)
+    root -= root * root > x
+    root += (root + 1) * (root + 1) <= x
+    return root
+
+
+def rmsnorm_s16(x: NDArray[np.int16], gain: NDArray[np.int16], gain_frac: int, eps: int) -> NDArray[np.int16]:
+    """x * gain / sqrt(sum(x**2) + eps) (Zhang and Sennrich 2019; sqrt(dim) lies in the gain).
+
+    x int16[..., dim]; gain int16[dim] in Q(gain_frac); eps int64 in squared residual units, >= 1.
+    The sum is normalised to [2**30, 2**32) by an even shift, so that root has 16 bits and 2**31 / root 17.
+    """
+    wide = x.astype(np.int64)
+    total = (wide * wide).sum(-1, keepdims=True) + eps
+    even = 32 - bit_length(total)
+    even -= even & 1
+    normal = np.where(even >= 0, total << np.maximum(even, 0), total >> np.maximum(-even, 0))
+    reciprocal = np.int64(2**31) // isqrt32(normal)
+    return saturate_s16(round_shift(wide * gain.astype(np.int64) * reciprocal, 31 + gain_frac - (even >> 1)))
+
+
+# ---------------------------------------------------------------- rotary position embedding
+
+
+def sine_q15(phase: Ints) -> Ints:
+    """sin(2 pi phase / 2**32) in Q15, linearly interpolated in a table of 512 steps."""
+    phase = phase & 0xFFFFFFFF
+    index, fraction = phase >> 23, (phase >> 8) & 0x7FFF
+    low = SINE_Q15[index].astype(np.int64)
+    high = SINE_Q15[index + 1].astype(np.int64)
+    return low + round_shift((high - low) * fraction, 15)
+
+
+def _rotate(x: AnyInts, position: AnyInts, step: NDArray[np.uint32], zero: AnyInts | int, shift: int) -> Ints:
+    """Rotate neighbouring pairs of x[..., heads * head_dim] by position * step turns / 2**32 and shift right."""
+    pairs = x.astype(np.int64).reshape(*x.shape[:-1], -1, len(step), 2)
+    phase = np.asarray(position, np.int64)[..., None, None] * step.astype(np.int64)
+    cosine, sine = sine_q15(phase + 2**30), sine_q15(phase)
+    even, odd = pairs[..., 0], pairs[..., 1]
+    turned = np.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).reshape(x.shape)
+    return round_shift(turned + zero, shift)
+
+
+def rope_s16(x: NDArray[np.int16], position: AnyInts, step: NDArray[np.uint32]) -> NDArray[np.int16]:
+    """Rotary embedding (Su et al. 2021, interleaved pairs). x int16[..., heads * head_dim], position int[...],
+    step uint32[head_dim / 2]: turns per position in Q32."""
+    return saturate_s16(_rotate(x, position, step, 0, ROPE_SHIFT))
+
+
+def rope_s8(
+    x: NDArray[np.int16], position: AnyInts, step: NDArray[np.uint32], zero: NDArray[np.int32], shift: int
+) -> NDArray[np.int8]:
+    """rope_s16, plus a zero point, to int8 key codes; x is 2**shift finer than a code.
+
+    zero int32[kv_dim] in Q(15 + shift) of a code, |zero| <= 127 * 2**(15 + shift). Adding a constant to every key
+    changes all scores of a query alike, which softmax ignores: the zero point costs nothing afterwards.
+    """
+    return saturate_s8(_rotate(x, position, step, zero.astype(np.int64), ROPE_SHIFT + shift))
+
+
+def rebase_s8(
+    keys: NDArray[np.int8], delta: int, step: NDArray[np.uint32], zero: NDArray[np.int32], shift: int
+) -> NDArray[np.int8]:
+    """Turn cached keys int8[rows, kv_dim] back by `delta` positions: undo the zero point, rotate, code again."""
+    plain = (keys.astype(np.int64) << shift) - round_shift(zero.astype(np.int64), ROPE_SHIFT)
+    return rope_s8(plain.astype(np.int16), np.full(len(keys), -delta), step, zero, shift)
+
+
+# ---------------------------------------------------------------- attention
+
+
+def softmax_weight(distance: Ints, multiplier: AnyInts, shift: int, drop: int) -> Ints:
+    """2**-z in Q(15 - drop) for distances below the maximum score; z in 1/64 octave."""
+    z = requantize(distance, multiplier, shift)
+    octaves = np.minimum((z >> SCORE_FRAC) + drop, 31)
+    return round_shift(EXP2_Q15[z & 63].astype(np.int64), octaves)
+
+
+def attention_s16(
+    q: NDArray[np.int16],
+    keys: NDArray[np.int8],
+    values: NDArray[np.int8],
+    visible: NDArray[np.bool_],
+    n_heads: int,
+    n_kv_heads: int,
+    multiplier: NDArray[np.int16],
+    shift: int,
+    drop: int,
+) -> NDArray[np.int16]:
+    """Grouped-query attention over cached int8 keys and values, with the softmax division deferred.
+
+    q int16[T, n_heads * head_dim]; keys, values int8[S, n_kv_heads * head_dim]; visible bool[T, S];
+    multiplier int16[n_heads], shift: scores to 1/64 octaves; drop: bits dropped from the Q15 weights so that
+    sum(p * v) fits int32 for the context in use. Returns int16[T, n_heads * head_dim]: V codes in Q8.
+    """
+    tokens, dim = q.shape
+    head_dim = dim // n_heads
+    group = n_heads // n_kv_heads
+    by_group = q.reshape(tokens, n_kv_heads, group, head_dim).transpose(1, 2, 0, 3)
+    k = keys.reshape(-1, n_kv_heads, head_dim).transpose(1, 2, 0)[:, None]
+    v = values.reshape(-1, n_kv_heads, head_dim).transpose(1, 0, 2)[:, None]
+
+    scores = np.matmul(by_group.astype(np.float64), k.astype(np.float64)).astype(np.int64)  # [kv, group, T, S]
+    scores = np.where(visible, scores, -(2**62))
+    best = scores.max(-1, keepdims=True)
+    distance = np.where(visible, best - scores, 0)
+    per_head = multiplier.reshape(n_kv_heads, group, 1, 1)
+    weight = np.where(visible, softmax_weight(distance, per_head, shift, drop), 0)
+
+    total = weight.sum(-1, keepdims=True)
+    acc = np.matmul(weight.astype(np.float64), v.astype(np.float64)).astype(np.int64)
+    bits = bit_length(total)
+    mantissa = np.where(bits <= 16, total << np.maximum(16 - bits, 0), total >> np.maximum(bits - 16, 0))
+    reciprocal = np.int64(2**31) // mantissa
+    out = round_shift(acc * reciprocal, 15 + bits - ATTENTION_FRAC)
+    return saturate_s16(out.transpose(2, 0, 1, 3).reshape(tokens, dim))
+
+
+# ---------------------------------------------------------------- feed-forward
+
+
+def sigmoid_q15(gate: Ints) -> Ints:
+    """The logistic function of a Q11 gate in Q15, interpolated on [-8, 8) and flat beyond."""
+    limit = 8 << SILU_FRAC
+    z = np.clip(gate, -limit, limit - 1) + limit  # [0, 2**15)
+    index, fraction = z >> 9, z & 511
+    low = SIGMOID_Q15[index].astype(np.int64)
+    high = SIGMOID_Q15[index + 1].astype(np.int64)
+    return low + round_shift((high - low) * fraction, 9)
+
+
+def swiglu_s16(gate: NDArray[np.int16], up: NDArray[np.int16], shift: int) -> NDArray[np.int16]:
+    """silu(gate) * up (Shazeer 2020). gate int16[..., hidden] in Q11; the product is shifted right by `shift`."""
+    g = gate.astype(np.int64)
+    silu = round_shift(g * sigmoid_q15(g), 15)
+    return saturate_s16(round_shift(silu * up.astype(np.int64), shift))

@@ -1,0 +1,132 @@
+"""Measure a model: the share of utterances whose action it answers exactly.
+
+    python -m mcugen.models.home.evaluate [MODEL_FOLDER]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from mcugen.checkpoints import read_checkpoint
+from mcugen.ir import Model, Tokenizer
+from mcugen.reference import FloatDecoder
+from mcugen.tokenizer import decode, encode, read_tokenizer
+
+from .grammar import stream
+from .phrases import DEVELOPMENT, TEST
+
+FOLDER: Final = Path(__file__).parent
+EVALUATION_SEED: Final = 990_001
+ANSWER_LIMIT: Final = 48  # tokens; the longest action has about 30
+
+Generate = Callable[[Sequence[str]], list[str]]
+Pairs = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """right of total; wrong: (utterance, expected action, answered action)."""
+
+    right: int
+    total: int
+    wrong: tuple[tuple[str, str, str], ...]
+
+    @property
+    def share(self) -> float:
+        return self.right / self.total
+
+
+def load(folder: Path = FOLDER) -> tuple[Model, Tokenizer]:
+    """Read a model of this kind: model.bin, tokenizer.bin and model.json."""
+    facts = json.loads((folder / "model.json").read_text())
+    model = read_checkpoint(folder / "model.bin")
+    tokenizer = read_tokenizer(
+        folder / "tokenizer.bin",
+        model.config.vocab_size,
+        lowercase=facts["lowercase"],
+        prompt_suffix=facts["prompt_suffix"],
+    )
+    return model, tokenizer
+
+
+def suites(size: int) -> dict[str, Pairs]:
+    """Return what a model is measured on; `size` is the number of drawn utterances per suite.
+
+    fillings: trained patterns with fresh values. typos: the same with slips. templates: patterns that were
+    never trained on. development and hand-written: phrases.py.
+    """
+    return {
+        "fillings": tuple(islice(stream(EVALUATION_SEED, slips=False), size)),
+        "typos": tuple(islice(stream(EVALUATION_SEED + 1, slips=True), size)),
+        "templates": tuple(islice(stream(EVALUATION_SEED + 2, held_out=True, slips=False), size)),
+        "development": DEVELOPMENT,
+        "hand-written": TEST,
+    }
+
+
+def evaluate(generate: Generate, pairs: Pairs) -> Score:
+    """Score `generate`, which answers each utterance with an action, by exact match."""
+    answers = generate([text for text, _ in pairs])
+    wrong = tuple((t, a, answer) for (t, a), answer in zip(pairs, answers, strict=True) if answer != a)
+    return Score(len(pairs) - len(wrong), len(pairs), wrong)
+
+
+def evaluate_all(generate: Generate, size: int) -> Mapping[str, Score]:
+    return {name: evaluate(generate, pairs) for name, pairs in suites(size).items()}
+
+
+def float_generate(model: Model, tokenizer: Tokenizer) -> Generate:
+    """Return the float model as a function from utterances to actions: greedy, in batches of equal length."""
+
+    def generate(texts: Sequence[str]) -> list[str]:
+        prompts = [encode(tokenizer, text + tokenizer.prompt_suffix) for text in texts]
+        answers = [""] * len(prompts)
+        for length in sorted({len(prompt) for prompt in prompts}):
+            chosen = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
+            batch = _answer(model, tokenizer, np.array([prompts[i] for i in chosen]))
+            for i, answer in zip(chosen, batch, strict=True):
+                answers[i] = answer
+        return answers
+
+    return generate
+
+
+def _answer(model: Model, tokenizer: Tokenizer, prompts: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> list[str]:
+    """Continue prompts[B, T] until each has ended."""
+    decoder = FloatDecoder(model, batch=len(prompts))
+    tokens, answers = prompts, np.empty((len(prompts), 0), np.int64)
+    while answers.shape[1] < ANSWER_LIMIT and not (answers == tokenizer.eos).any(axis=1).all():
+        tokens = decoder.forward(tokens)[:, -1:].argmax(-1)
+        answers = np.concatenate([answers, tokens], axis=1)
+    return [_text(tokenizer, answer.tolist()) for answer in answers]
+
+
+def _text(tokenizer: Tokenizer, answer: list[int]) -> str:
+    if tokenizer.eos in answer:
+        answer = answer[: answer.index(tokenizer.eos)]
+    return decode(tokenizer, answer).decode(errors="replace")
+
+
+def report(scores: Mapping[str, Score]) -> str:
+    """Return the figures, and what went wrong on the two small suites and on unseen patterns."""
+    lines = [f"{name:13} {100 * s.share:6.2f} %  {s.right} of {s.total}" for name, s in scores.items()]
+    for name in ("templates", "development"):
+        lines += [f"{name}: {text!r}\n    asked {asked!r}\n    said  {said!r}" for text, asked, said in scores[name].wrong[:40]]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+    print(report(evaluate_all(float_generate(*load(folder)), 1500)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Model -> QuantizedModel: scales from calibration, then integers only (profile W8A8KV8).
+
+The float/integer boundary of mcugen is this file. Every scale is a real number "one code is worth"; what leaves are
+int8 codes, int16 multipliers and shifts. Design and measurements: numerics, DESIGN.md D2-D6.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcugen.errors import InputError, InternalError
+from mcugen.ir import Linear, Model, Norm, QuantizedLayer, QuantizedModel
+from mcugen.kernels import ATTENTION_FRAC, EXPONENT_MAX, EXPONENT_MIN, SCORE_FRAC, SILU_FRAC
+from mcugen.reference import FloatDecoder, Floats, rope, rope_angles, sample_sequences
+
+S8_MAX, S16_MAX = 127, 32767
+LOGIT_FRAC = 16  # logits are Q16 nats
+RESIDUAL_HEADROOM = 2.0  # over the calibrated maximum; 12 of the 16 bits are already lossless
+BLOCK_HEADROOM = 2.0  # of int16 values that become a block: the block exponent gives the bit back
+CALIBRATION_TOKENS = 4096
+CALIBRATION_LENGTH = 256
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """Values seen while the float model read the calibration tokens: [samples, ...] by (name, layer)."""
+
+    values: dict[tuple[str, int], Floats]
+    description: str
+
+    def peak(self, name: str, layer: int = 0) -> float:
+        """Largest magnitude of a value, > 0."""
+        return max(float(np.abs(self.values[name, layer]).max()), 1e-6)
+
+
+def self_calibration(model: Model, seed: int = 0, eos: int = 2) -> Calibration:
+    """Calibrate on the model's own samples (no data needed; as good as real text from 12 sequences on)."""
+    length = min(CALIBRATION_LENGTH, model.config.seq_len)
+    sequences: list[NDArray[np.int64]] = []
+    for batch in range(16):
+        sequences += sample_sequences(model, count=16, length=length, seed=seed + batch, eos=eos)
+        if sum(map(len, sequences)) >= CALIBRATION_TOKENS:
+            break
+    return calibrate(model, sequences, f"own samples, seed {seed}")
+
+
+def text_calibration(model: Model, tokens: NDArray[np.int64], bos: int = 1) -> Calibration:
+    """Calibrate on the first CALIBRATION_TOKENS tokens of a text, in sequences that each open with bos."""
+    if len(tokens) < 64:
+        raise InputError(
+            f"the calibration text has {len(tokens)} tokens; at least 64 are needed",
+            where="calibration",
+            hint="give a longer text, or leave --calibrate out to use the model's own samples",
+        )
+    length = min(CALIBRATION_LENGTH, model.config.seq_len) - 1
+    cut = [tokens[i : i + length] for i in range(0, min(len(tokens), CALIBRATION_TOKENS), length)]
+    return calibrate(model, [np.concatenate([[bos], part]) for part in cut], "text")
+
+
+def calibrate(model: Model, sequences: Iterable[NDArray[np.int64]], description: str) -> Calibration:
+    """Run the float model over token sequences and keep what every quantised value was."""
+    seen: dict[tuple[str, int], list[Floats]] = defaultdict(list)
+    for sequence in sequences:
+
+        def tap(name: str, layer: int, values: Floats) -> None:
+            seen[name, layer].append(values[0])
+
+        decoder = FloatDecoder(model, tap=tap)
+        decoder.forward(sequence[None])
+    return Calibration({key: np.concatenate(parts) for key, parts in seen.items()}, description)
+
+
+def rows_to_codes(w: Floats) -> tuple[NDArray[np.int8], Floats]:
+    """Symmetric int8 codes per row and the value of one code: w ~ codes * scale[:, None]. w float[rows, cols]."""
+    scale = np.maximum(np.abs(w).max(1), 1e-12) / S8_MAX
+    return np.clip(np.round(w / scale[:, None]), -S8_MAX, S8_MAX).astype(np.int8), scale
+
+
+def to_multiplier(ratio: Floats, where: str) -> tuple[NDArray[np.int16], int]:
+    """Real ratios > 0 as int16 multipliers with one common shift: ratio ~ multiplier / 2**shift.
+
+    The largest ratio gets all 15 bits; three bits fewer make no measurable difference.
+    """
+    largest = float(ratio.max())
+    shift = 15 - int(np.frexp(largest)[1])  # largest = f * 2**exponent, f in [0.5, 1)
+    if not 1 <= shift <= 62:
+        raise InternalError(f"a scale ratio of {largest:g} needs a shift of {shift}, not in [1, 62]", where=where)
+    return np.minimum(np.round(ratio * 2.0**shift), S16_MAX).astype(np.int16), shift
+
+
+def _linear(w: Floats, out_scale: Floats | float, where: str) -> Linear:
+    """Quantise w, whose columns already carry the scale of the int16 input, towards `out_scale` per output code.
+
+    A block's codes are worth peak / 127; its mantissa enters with 2**-15 (kernels.block_s8).
+    """
+    codes, scale = rows_to_codes(w)
+    multiplier, shift = to_multiplier(scale / out_scale / S8_MAX, where)
+    shift -= 15
+    if not EXPONENT_MAX < shift <= 62 + EXPONENT_MIN:
+        raise InternalError(f"a shift of {shift} leaves no room for a block's exponent", where=where)
+    return Linear(codes, multiplier, shift)
+
+
+def _norm(weight: Floats, scale: float, where: str) -> Norm:
+    """RMSNorm to int16 with `scale` per code: the gain times sqrt(dim) / scale in Q(gain_frac)."""
+    gain = weight * np.sqrt(len(weight)) / scale
+    gain_frac = int(np.floor(np.log2(S16_MAX / max(float(np.abs(gain).max()), 1e-12))))
+    if gain_frac < -14:
+        raise InternalError(f"a norm gain of {np.abs(gain).max():g} does not fit int16", where=where)
+    gain_frac = min(gain_frac, 15)
+    return Norm(np.round(gain * 2.0**gain_frac).astype(np.int16), gain_frac)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _KeyScale:
+    scale: Floats  # [n_kv_heads, 1]: value of a key code, per KV head
+    zero: Floats  # [n_kv_heads, head_dim]: centre of each channel, in key units
+
+
+def _key_scale(keys: Floats, angles: Floats) -> _KeyScale:
+    """Centre and spread of rotated keys over all positions below max_position.
+
+    keys: [samples, n_kv_heads, head_dim] before RoPE; angles: [positions, head_dim / 2]. RoPE is relative, so a key
+    seen at one position may stand at any other: every sample is rotated to a spread of positions.
+    """
+    low = np.full(keys.shape[1:], np.inf)
+    high = -low
+    for shift in range(0, len(angles), max(1, len(angles) // 16)):
+        rotated = rope(keys, angles[(np.arange(len(keys)) + shift) % len(angles)])
+        low, high = np.minimum(low, rotated.min(0)), np.maximum(high, rotated.max(0))
+    zero = (low + high) / 2
+    # |zero| <= 127 codes keeps rope_s8 and rebase_s8 within int32 and int16
+    spread = np.maximum((high - low) / 2, np.abs(zero)).max(-1, keepdims=True)
+    return _KeyScale(np.maximum(spread, 1e-6) / S8_MAX, zero)
+
+
+def _quantize_layer(model: Model, index: int, seen: Calibration, residual: float, angles: Floats) -> QuantizedLayer:
+    config = model.config
+    w = {name: tensor[index].astype(np.float64) for name, tensor in model.weights.items() if tensor.ndim >= 2}
+    label = f"layers.{index}"
+
+    norm_scale = seen.peak("att_norm", index) * BLOCK_HEADROOM / S16_MAX
+    key = _key_scale(seen.values["key", index], angles)
+    key_codes = seen.peak("key", index) / float(key.scale.min())
+    key_shift = int(np.clip(np.floor(np.log2(S16_MAX / (1.25 * key_codes))), 0, 7))
+    key_per_head = np.repeat(key.scale[:, 0], config.head_dim)  # [kv_dim]
+
+    # Queries absorb the key's scale, so that a score is a plain dot product of codes: one scale per query head.
+    key_for_query = np.repeat(key.scale[:, 0], config.group_size)  # [n_heads]
+    query = seen.values["query", index]  # [samples, n_heads, head_dim], before RoPE
+    radius = np.sqrt(query[..., 0::2] ** 2 + query[..., 1::2] ** 2).max((0, 2))  # RoPE keeps a pair's radius
+    query_scale = np.maximum(radius * key_for_query, 1e-9) * 1.25 / S16_MAX  # of code(q) * code(k) per head
+    query_code = np.repeat(query_scale / key_for_query, config.head_dim)
+
+    value = np.abs(seen.values["value", index]).max(0).reshape(-1)  # [kv_dim]
+    value_scale = np.maximum(value, value.max() / 1024 + 1e-6) / S8_MAX
+    score, score_shift = to_multiplier(
+        query_scale / np.sqrt(config.head_dim) * np.log2(np.e) * 2.0**SCORE_FRAC, f"{label}.attention"
+    )
+    out_scale = np.repeat(value_scale.reshape(config.n_kv_heads, -1), config.group_size, 0).reshape(-1)
+
+    # silu(gate) in Q11 times up: channel scales even out w2's columns (migration strength 1/2), a shift remains.
+    hidden = np.abs(seen.values["swiglu", index]).max(0) + 1e-6
+    column = np.abs(w["w2"]).max(0) + 1e-6
+    smooth = np.sqrt(hidden / column)
+    smooth /= np.exp(np.log(smooth).mean())
+    hidden_scale = smooth * float((hidden / smooth).max()) * BLOCK_HEADROOM / S16_MAX
+    up = np.abs(seen.values["up", index]).max(0) + 1e-6
+    swiglu_shift = int(np.floor(np.log2((S16_MAX / 1.25) / (up * 2.0**-SILU_FRAC / hidden_scale).max())))
+    if not 1 <= swiglu_shift <= 30:
+        raise InternalError(f"a SwiGLU shift of {swiglu_shift} is not in [1, 30]", where=f"{label}.swiglu")
+    up_scale = hidden_scale * 2.0 ** (SILU_FRAC - swiglu_shift)
+    ffn_scale = seen.peak("ffn_norm", index) * BLOCK_HEADROOM / S16_MAX
+
+    return QuantizedLayer(
+        att_norm=_norm(w["rms_att_weight"], norm_scale, f"{label}.att_norm"),
+        wq=_linear(w["wq"] * norm_scale, query_code, f"{label}.wq"),
+        wk=_linear(w["wk"] * norm_scale, key_per_head * 2.0**-key_shift, f"{label}.wk"),
+        wv=_linear(w["wv"] * norm_scale, value_scale, f"{label}.wv"),
+        key_zero=-np.round((key.zero / key.scale).reshape(-1) * 2.0 ** (15 + key_shift)).astype(np.int32),
+        key_shift=key_shift,
+        score=score,
+        score_shift=score_shift,
+        wo=_linear(w["wo"] * (out_scale * 2.0**-ATTENTION_FRAC), residual, f"{label}.wo"),
+        ffn_norm=_norm(w["rms_ffn_weight"], ffn_scale, f"{label}.ffn_norm"),
+        w1=_linear(w["w1"] * ffn_scale, 2.0**-SILU_FRAC, f"{label}.w1"),
+        w3=_linear(w["w3"] * ffn_scale, up_scale, f"{label}.w3"),
+        swiglu_shift=swiglu_shift,
+        w2=_linear(w["w2"] * hidden_scale, residual, f"{label}.w2"),
+    )
+
+
+def quantize(model: Model, seen: Calibration) -> QuantizedModel:
+    """Quantise a model to int8 weights, activations and KV cache, by the values `seen` in calibration.
+
+    Raises InternalError where a scale leaves the range of the integer arithmetic.
+    """
+    config = model.config
+    residual = max(seen.peak("residual", layer) for layer in range(config.n_layers)) * RESIDUAL_HEADROOM / S16_MAX
+    max_position = 2 * config.seq_len
+    angles = rope_angles(config, np.arange(max_position))
+    layers = tuple(_quantize_layer(model, i, seen, residual, angles) for i in range(config.n_layers))
+
+    codes, scale = rows_to_codes(model.weights["token_embedding_table"].astype(np.float64))
+    embedding = Linear(codes, *to_multiplier(scale / residual, "token_embedding_table"))
+    final_scale = seen.peak("final_norm") * BLOCK_HEADROOM / S16_MAX
+    classifier = _linear(model.weights["wcls"].astype(np.float64) * final_scale, 2.0**-LOGIT_FRAC, "wcls")
+    if config.shared_classifier:
+        classifier = Linear(codes, classifier.multiplier, classifier.shift)  # one copy of the codes in flash
+    frequency = rope_angles(config, np.arange(2))[1]  # radians per position
+
+    return QuantizedModel(
+        name=model.name,
+        config=config,
+        embedding=embedding,
+        layers=layers,
+        final_norm=_norm(model.weights["rms_final_weight"].astype(np.float64), final_scale, "final_norm"),
+        classifier=classifier,
+        eps=max(1, round(config.dim * config.norm_eps / residual**2)),
+        rope_step=np.round(frequency / (2 * np.pi) * 2.0**32).astype(np.uint32),
+        max_position=max_position,
+        sha256=model.sha256,
+        recipe=f"w8a8kv8, calibrated on {seen.description}",
+    )

@@ -1,0 +1,425 @@
+"""Project -> Firmware: find a C compiler, compile and link in a temporary folder, measure the result.
+
+An image depends on the compiler's version, the flags and the bytes of the inputs, and on nothing else: the same
+project gives the same image in any folder. So objects and images can be cached under a hash of exactly those.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import io
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+from intelhex import IntelHex
+
+from mcugen.cores import gcc_core_flags, zig_core_flags
+from mcugen.errors import DoesNotFitError, ToolError, UsageError
+from mcugen.ir import Board, Firmware, Project
+
+TOOLCHAINS = ("auto", "zig", "gcc")
+_JOBS = 2  # compilers at a time
+_TIMEOUT_S = 600  # one compiler run; the first zig link of a target also compiles its runtime library
+_DIAGNOSTIC_LINES = 6
+
+# Variables that make a compiler search or emit something that no input states.
+_AMBIENT = ("CPATH", "C_INCLUDE_PATH", "COMPILER_PATH", "GCC_EXEC_PREFIX", "LIBRARY_PATH", "CCC_OVERRIDE_OPTIONS")
+
+_WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
+
+# -fno-strict-aliasing: the arena is one array of bytes that kernels view as int8, int16 or int32.
+# -g0 and -fomit-frame-pointer are GCC's defaults at -O2; zig's are -g, with absolute paths, and a frame pointer.
+_LANGUAGE = (
+    "-std=c99",
+    "-fno-strict-aliasing",
+    "-fomit-frame-pointer",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-g0",
+)
+
+# -ffreestanding implies -fno-builtin; unwinding tables and stack guards need a runtime that is not there.
+_FREESTANDING = (
+    "-ffreestanding",
+    "-fno-stack-protector",
+    "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Toolchain:
+    """A C compiler that was found.
+
+    kind: "zig" or "gcc" (any driver that takes GCC's flags). command: how it is called.
+    title: for people, e.g. "zig 0.17.1 (clang 22)". version: everything that it says of itself, for the cache.
+    """
+
+    kind: str
+    command: tuple[str, ...]
+    title: str
+    version: str
+
+
+# ---------------------------------------------------------------- finding a compiler
+
+
+def find_toolchain(name: str, board: Board) -> Toolchain:
+    """Find the C compiler `name` ("auto", "zig" or "gcc") for `board`.
+
+    "auto" prefers zig for microcontrollers, because its version is pinned, and the system's compiler for the host.
+    Raises UsageError for another name, ToolError when the compiler is not installed.
+    """
+    if name not in TOOLCHAINS:
+        raise UsageError(
+            f"there is no toolchain {name!r}", where="--toolchain", hint=f"choose one of {', '.join(TOOLCHAINS)}"
+        )
+    on_host = board.core == "host"
+    programs = ("cc", "gcc", "clang") if on_host else ("arm-none-eabi-gcc",)
+    gcc = next(filter(None, map(shutil.which, programs)), None)
+    has_zig = importlib.util.find_spec("ziglang") is not None
+    if gcc is not None and (name == "gcc" or (name == "auto" and (on_host or not has_zig))):
+        return _gcc(gcc)
+    if has_zig and name != "gcc":
+        return _zig()
+    wanted = {"auto": ("zig", *programs), "zig": ("zig",), "gcc": programs}[name]
+    by_pip = "`pip install 'mcugen[zig]'`"
+    by_apt = f"`apt-get install {'gcc' if on_host else 'gcc-arm-none-eabi'}`"
+    raise ToolError(
+        f"no C compiler for {board.core}: found no {' or '.join(wanted)}",
+        where=f"toolchain {name}, board {board.name}",
+        hint={"auto": f"{by_pip}, or {by_apt}", "zig": by_pip, "gcc": by_apt}[name],
+    )
+
+
+@functools.cache
+def _zig() -> Toolchain:
+    zig = (sys.executable, "-m", "ziglang")
+    release = _output_of((*zig, "version")).strip()
+    version = _output_of((*zig, "cc", "--version"))
+    clang = re.search(r"clang version (\d+)", version)
+    title = f"zig {release} (clang {clang.group(1)})" if clang else f"zig {release}"
+    return Toolchain("zig", (*zig, "cc"), title, f"{title}\n{version}")
+
+
+@functools.cache
+def _gcc(path: str) -> Toolchain:
+    version = _output_of((path, "--version"))
+    number = re.search(r"\d+\.\d+(\.\d+)?", re.sub(r"\(.*?\)", "", version))
+    title = f"{Path(path).name} {number.group(0)}" if number else Path(path).name
+    return Toolchain("gcc", (path,), title, version)
+
+
+def _output_of(command: Sequence[str]) -> str:
+    done = _run(command, cwd=None)
+    if done.returncode != 0:
+        raise ToolError(
+            f"{Path(command[0]).name} {' '.join(command[1:])} exited with {done.returncode}:\n"
+            f"{_diagnostics(done.stderr)}",
+            where="asking the C compiler for its version",
+            hint="install the compiler again, or choose another with --toolchain",
+        )
+    return done.stdout
+
+
+def _run(command: Sequence[str], cwd: Path | None) -> subprocess.CompletedProcess[str]:
+    """Run a compiler without letting the caller's language or search paths change what it does."""
+    environment = {key: value for key, value in os.environ.items() if key not in _AMBIENT}
+    environment["LC_ALL"] = "C"
+    if cwd is not None:
+        environment["ZIG_LOCAL_CACHE_DIR"] = str(cwd)  # else zig would keep every object a second time
+    try:
+        return subprocess.run(
+            command,
+            cwd=cwd,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolError(
+            f"{command[0]} could not be run: {error}",
+            where="calling the C compiler",
+            hint="install the compiler again, or choose another with --toolchain",
+        ) from error
+
+
+# ---------------------------------------------------------------- flags
+
+
+def compile_flags(board: Board, toolchain_name: str) -> list[str]:
+    """Return what `toolchain_name` ("zig" or "gcc") needs to compile for `board`, without -O and -I.
+
+    The generated Makefile prints the same flags.
+    """
+    defines = [f"-D{name}={value}" for name, value in board.port_defines]
+    flags = [*_LANGUAGE, *_WARNINGS]
+    if toolchain_name == "zig":
+        flags.append("-fno-sanitize=undefined")  # zig adds it at -O0
+    if board.core == "host":
+        return [*flags, "-fPIC", *defines]
+    core_flags = zig_core_flags if toolchain_name == "zig" else gcc_core_flags
+    has_fpu = int("fpu" in board.features)
+    return [*core_flags(board.core, board.features), *flags, *_FREESTANDING, f"-DMG_HAS_FPU={has_fpu}", *defines]
+
+
+def link_flags(board: Board, toolchain_name: str) -> list[str]:
+    """Return what `toolchain_name` needs to link for `board`, without the linker script; they follow the objects."""
+    if board.core == "host":
+        return []
+    common = ["-nostdlib", "-Wl,--gc-sections", "-Wl,--build-id=none"]
+    if toolchain_name == "zig":
+        # zig ignores the script's ENTRY, and -nostdlib alone drops the compiler's own runtime library.
+        target = zig_core_flags(board.core, board.features)
+        return [*target, *common, "-rtlib=compiler-rt", "-Wl,-e,Reset_Handler"]
+    return [*gcc_core_flags(board.core, board.features), *common, "-lgcc"]
+
+
+# ---------------------------------------------------------------- building
+
+
+def build(
+    project: Project,
+    toolchain: Toolchain,
+    *,
+    opt: str = "-O2",
+    extra_flags: Sequence[str] = (),
+    shared: bool = False,
+    cache_dir: Path | None = None,
+) -> Firmware:
+    """Compile and link `project`.
+
+    opt: optimisation level. extra_flags: further flags for compiling and linking, e.g. sanitizers.
+    shared: for the host, make a shared library instead of a program.
+    cache_dir: where objects and images are kept; $MCUGEN_CACHE or the user's cache folder where None.
+    Raises ToolError where the compiler or linker rejects the project, DoesNotFitError where the image is too large.
+    """
+    cache = _Cache(_default_cache_dir() if cache_dir is None else cache_dir)
+    job = _Job(project, toolchain, (opt, *extra_flags), ("-shared",) if shared else (), cache)
+    image = cache.load(job.image_key())
+    if image is None:
+        with tempfile.TemporaryDirectory(prefix="mcugen-") as folder:
+            image = _compile_and_link(job, Path(folder))
+        cache.store(job.image_key(), image)
+    return _measure(project.board, image, toolchain.title)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cache:
+    """Files named by the hash of everything they were made from. Safe to delete at any time."""
+
+    folder: Path
+
+    def load(self, key: str) -> bytes | None:
+        try:
+            return (self.folder / key[:2] / key).read_bytes()
+        except OSError:
+            return None
+
+    def store(self, key: str, content: bytes) -> None:
+        """Keep `content`; where the folder cannot be written, the next build is merely slower."""
+        path = self.folder / key[:2] / key
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+                file.write(content)
+            os.replace(file.name, path)
+        except OSError:
+            return
+
+
+def _default_cache_dir() -> Path:
+    """Return $MCUGEN_CACHE, else mcugen's folder in the platform's place for a user's caches."""
+    if stated := os.environ.get("MCUGEN_CACHE"):
+        return Path(stated)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mcugen" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mcugen"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcugen"
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """One build: what is compiled, by what, with which flags."""
+
+    project: Project
+    toolchain: Toolchain
+    flags: tuple[str, ...]
+    output_flags: tuple[str, ...]
+    cache: _Cache
+
+    def compile_flags(self) -> list[str]:
+        includes = [f"-I{folder}" for folder in self.project.include_dirs]
+        return [*compile_flags(self.project.board, self.toolchain.kind), *self.flags, *includes]
+
+    def link_flags(self) -> list[str]:
+        """Flags that follow the objects: libraries must come after what needs them."""
+        script = self.project.linker_script
+        return [
+            *self.flags,
+            *self.output_flags,
+            *([] if script is None else ["-T", script]),
+            *link_flags(self.project.board, self.toolchain.kind),
+        ]
+
+    def object_key(self, source: str) -> str:
+        """Hash of the compiler, its flags, this source and every file that it could include."""
+        excluded = {*self.project.sources, self.project.linker_script} - {source}
+        inputs = {path: content for path, content in self.project.files.items() if path not in excluded}
+        return _digest("object", self.toolchain.version, _machine(), source, self.compile_flags(), inputs)
+
+    def image_key(self) -> str:
+        """Hash of the linker's flags, the objects in order and the linker script."""
+        script = self.project.linker_script
+        inputs = {} if script is None else {script: self.project.files[script]}
+        objects = [self.object_key(source) for source in self.project.sources]
+        return _digest("image", self.toolchain.version, _machine(), *objects, self.link_flags(), inputs)
+
+
+def _machine() -> str:
+    return f"{sys.platform} {platform.machine()}"
+
+
+def _digest(*parts: str | list[str] | Mapping[str, bytes]) -> str:
+    """Hash parts so that no two different lists of parts read the same."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Mapping):
+            shown = {path: hashlib.sha256(content).hexdigest() for path, content in sorted(part.items())}
+            digest.update(repr(shown).encode())
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+def _compile_and_link(job: _Job, folder: Path) -> bytes:
+    project = job.project
+    for path, content in project.files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    objects = [f"mcugen-objects/{source}.o" for source in project.sources]
+    for path in objects:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    with ThreadPoolExecutor(max_workers=_JOBS) as pool:
+        # list() waits, and raises the first source's error even when a later one fails sooner.
+        list(pool.map(functools.partial(_compile, job, folder), project.sources, objects))
+    command = [*job.toolchain.command, *objects, *job.link_flags(), "-o", "mcugen-image"]
+    done = _run(command, cwd=folder)
+    if done.returncode != 0:
+        raise _link_error(job, done.stderr)
+    return (folder / "mcugen-image").read_bytes()
+
+
+def _compile(job: _Job, folder: Path, source: str, output: str) -> None:
+    key = job.object_key(source)
+    content = job.cache.load(key)
+    if content is not None:
+        (folder / output).write_bytes(content)
+        return
+    here = f"-ffile-prefix-map={folder}=."  # with -g: no trace of the temporary folder
+    command = [*job.toolchain.command, *job.compile_flags(), here, "-c", source, "-o", output]
+    done = _run(command, cwd=folder)
+    if done.returncode != 0:
+        raise ToolError(
+            f"{job.toolchain.title} rejects {source}:\n{_diagnostics(done.stderr)}",
+            where=f"compiling {source} of {job.project.name} for {job.project.board.name}",
+            hint="correct that line; where mcugen generated it, report it with the command line",
+        )
+    job.cache.store(key, (folder / output).read_bytes())
+
+
+def _link_error(job: _Job, stderr: str) -> ToolError | DoesNotFitError:
+    board = job.project.board
+    where = f"linking {job.project.name} for {board.name}"
+    # GNU ld: region `FLASH' overflowed by 12 bytes; lld: will not fit in region 'FLASH': overflowed by 12 bytes
+    overflows = re.findall(r"region [`'](FLASH|RAM)'.*?overflowed by (\d+) bytes", stderr)
+    if overflows:
+        region, excess = max(overflows, key=lambda match: int(match[1]))
+        size = board.flash.size if region == "FLASH" else board.ram.size
+        name = "flash" if region == "FLASH" else "RAM"
+        what = "weights or code" if region == "FLASH" else "context, activations or stack"
+        return DoesNotFitError(
+            f"the firmware needs {size + int(excess):,} B of {name}; {board.name} has {size:,} B",
+            where=where,
+            hint=f"save {int(excess):,} B of {what}, or choose a board with more {name}",
+        )
+    return ToolError(
+        f"{job.toolchain.title} cannot link {job.project.name}:\n{_diagnostics(stderr)}",
+        where=where,
+        hint="a function is missing from the sources, or the linker script and the board disagree",
+    )
+
+
+def _diagnostics(stderr: str) -> str:
+    """Return the first lines, indented; of a compiler's output, those from the first error on."""
+    lines = [re.sub(r"^\S*/(?=(ld|ld\.\w+): )", "", line.rstrip()) for line in stderr.splitlines() if line.strip()]
+    first = next((i for i, line in enumerate(lines) if re.search(r":\d+:\d+: (fatal )?error: ", line)), 0)
+    return "\n".join(f"    {line}" for line in lines[first : first + _DIAGNOSTIC_LINES])
+
+
+# ---------------------------------------------------------------- reading the image
+
+
+_SHF_ALLOC = 0x2  # ELF specification, "Section Attribute Flags"
+
+
+def _measure(board: Board, image: bytes, title: str) -> Firmware:
+    sections = _sections(image) if image.startswith(b"\x7fELF") else {}  # a host may use another format
+    return Firmware(
+        board=board,
+        image=image,
+        sections=sections,
+        flash_bytes=len(to_bin(image)) if sections else 0,
+        static_bytes=sections.get(".data", 0) + sections.get(".bss", 0),
+        stack_bytes=sections.get(".stack", 0),
+        toolchain=title,
+    )
+
+
+def _sections(elf: bytes) -> dict[str, int]:
+    """Name -> bytes of the sections that occupy memory on the target."""
+    found = ELFFile(io.BytesIO(elf)).iter_sections()
+    return {s.name: s["sh_size"] for s in found if s["sh_flags"] & _SHF_ALLOC and s["sh_size"] > 0}
+
+
+def _loaded(elf: bytes) -> list[tuple[int, bytes]]:
+    """(load address, content) of what is programmed, in order of address."""
+    segments = ELFFile(io.BytesIO(elf)).iter_segments("PT_LOAD")
+    return sorted((s["p_paddr"], s.data()) for s in segments if s["p_filesz"] > 0)
+
+
+def to_hex(elf: bytes) -> bytes:
+    """Return the image as Intel HEX, at its load addresses."""
+    text = io.StringIO()
+    _memory(elf).write_hex_file(text)
+    return text.getvalue().encode("ascii")
+
+
+def to_bin(elf: bytes) -> bytes:
+    """Return the image as the bytes from its first load address to its last; gaps read 0xFF, as erased flash does."""
+    return bytes(_memory(elf).tobinstr())
+
+
+def _memory(elf: bytes) -> IntelHex:
+    memory = IntelHex()
+    for address, content in _loaded(elf):
+        memory.puts(address, content)
+    return memory

@@ -1,0 +1,199 @@
+"""Board files: what they say, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mcugen.boards import list_boards, load_board
+from mcugen.errors import InputError, UsageError
+from mcugen.ir import MemoryRegion
+from mcugen.ports import port_files
+from mcugen.resources import data_dir
+
+NUCLEO = (data_dir("boards") / "nucleo-f446re.toml").read_text(encoding="utf-8")
+
+
+def test_the_nucleo_states_the_facts_of_its_manuals() -> None:
+    board = load_board("nucleo-f446re")
+    assert (board.core, board.features) == ("cortex-m4", frozenset({"dsp", "fpu"}))
+    assert board.clock_hz == 180_000_000
+    assert board.flash == MemoryRegion(0x0800_0000, 512 * 1024)
+    assert board.ram == MemoryRegion(0x2000_0000, 128 * 1024)
+    assert (board.stack_bytes, board.headroom, board.port) == (1536, 0.20, "stm32f4")
+    assert board.port_defines == (("MG_CLOCK_HZ", 180_000_000), ("MG_UART_BAUD", 115_200))
+    assert len(board.sha256) == 64
+    assert board.facts["ram"] == (
+        "128 KiB at 0x20000000 (RM0390 section 2.3: SRAM1 112 KiB and SRAM2 16 KiB, contiguous)"
+    )
+
+
+def test_the_host_is_a_board() -> None:
+    board = load_board("host")
+    assert (board.core, board.port, board.features) == ("host", "host", frozenset())
+    assert board.ram.size >= 2**30
+
+
+def test_an_alias_names_the_same_board() -> None:
+    assert load_board("nucleo") == load_board("nucleo-f446re")
+
+
+def test_every_shipped_file_is_listed_under_its_own_name() -> None:
+    names = [board.name for board in list_boards()]
+    assert names == sorted(path.stem for path in data_dir("boards").iterdir())
+    assert {"host", "nucleo-f446re"} <= set(names)
+
+
+def test_every_board_has_a_port_that_exists() -> None:
+    for board in list_boards():
+        port = port_files(board)
+        assert f"ports/{board.port}/port.c" in port.sources
+        assert set(port.sources) <= set(port.files)
+
+
+def test_a_cortex_m_port_starts_with_the_startup_code() -> None:
+    port = port_files(load_board("nucleo"))
+    assert port.sources == ("ports/cortex_m/startup.c", "ports/cortex_m/mem.c", "ports/stm32f4/port.c")
+    assert port.include_dirs == ("ports",)
+    assert port_files(load_board("host")).sources == ("ports/host/port.c",)
+
+
+def test_a_user_s_own_file_is_a_board(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(NUCLEO.replace('name = "nucleo-f446re"', 'name = "mine"'), encoding="utf-8")
+    board = load_board(str(path))
+    assert board.name == "mine"
+    assert board.sha256 != load_board("nucleo").sha256
+
+
+def test_an_unknown_board_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(UsageError) as caught:
+        load_board("nucleo-f446")
+    assert str(caught.value) == (
+        "there is no board 'nucleo-f446'; mcugen knows host, nucleo, nucleo-f446re\n"
+        "  where: --board\n"
+        "  try:   nucleo-f446re or nucleo, or the path of your own .toml file"
+    )
+    with pytest.raises(UsageError) as caught:
+        load_board("zx81")
+    assert caught.value.hint == "host or nucleo or nucleo-f446re, or the path of your own .toml file"
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(InputError) as caught:
+        load_board("no/such.toml")
+    assert str(caught.value) == (
+        "board file no/such.toml cannot be read: No such file or directory\n"
+        "  where: --board\n"
+        "  try:   check the path; without .toml at the end, --board takes the name of a board that ships with mcugen"
+    )
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("bad.toml").write_text("name = nucleo\n", encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_board("bad.toml")
+    assert str(caught.value) == (
+        "board file bad.toml is not TOML: Invalid value (at line 1, column 8)\n"
+        "  where: bad.toml\n"
+        "  try:   correct that line; boards/nucleo-f446re.toml is an example"
+    )
+
+
+SIZE = "write a whole number, a space and one of B, KiB, MiB, GiB"
+TOP_KEYS = (
+    "the keys here are name, aliases, title, port, headroom, core, clock, flash, ram, stack, port_defines, facts"
+)
+ENTRY_KEYS = "the keys here are value, source"
+
+# what is replaced, by what, the sentence, the hint
+WRONG = [
+    ('title = "', 'titel = "', "titel is no key", "did you mean title?"),
+    ("[core]", 'zebra = "x"\n[core]', "zebra is no key", TOP_KEYS),
+    ('headroom = "20 %"\n', "", "headroom is missing", TOP_KEYS),
+    ('rate = "180 MHz"\n', "", "clock.rate is missing", "the keys here are rate, source"),
+    ("MG_UART_BAUD = {", "MG_UART_BAUD = { unit = 1,", "port_defines.MG_UART_BAUD.unit is no key", ENTRY_KEYS),
+    ("origin = 0x20000000\n", "", "ram.origin is missing", "the keys here are origin, size, source"),
+    ('source = "RM0390 section 2.3', 'source = "" #', "ram.source is ''", "it must be a text that is not empty"),
+    ('"128 KiB"', '"128 KB"', "ram.size is '128 KB'", SIZE),
+    ('"128 KiB"', "131072", "ram.size is 131072", SIZE),
+    ('"128 KiB"', '"0 KiB"', "ram.size is '0 KiB'", "it must be more than zero"),
+    (
+        '"180 MHz"',
+        '"180 mhz"',
+        "clock.rate is '180 mhz'",
+        "write a whole number, a space and one of Hz, kHz, MHz, GHz",
+    ),
+    (
+        '"20 %"',
+        '"0.2"',
+        "headroom is '0.2'",
+        'write a whole number below 100 and a percent sign, as in "20 %"',
+    ),
+    (
+        "origin = 0x08000000",
+        'origin = "0x08000000"',
+        "flash.origin is '0x08000000'",
+        "it must be a 32-bit address, as in 0x08000000",
+    ),
+    (
+        "origin = 0x20000000",
+        "origin = 0xFFFF0000",
+        "ram.size ends at 0x100010000",
+        "a region must end within 32 bits",
+    ),
+    (
+        "origin = 0x20000000",
+        "origin = 0x0807FFFC",
+        "ram 0x0807fffc..0x0809fffb overlaps flash 0x08000000..0x0807ffff",
+        "two memories cannot answer at one address: correct the origins or sizes",
+    ),
+    (
+        '"1536 B"',
+        '"1530 B"',
+        "stack.size is 1,530 B",
+        "it must be a multiple of 8 B below the RAM's 131,072 B",
+    ),
+    (
+        '"1536 B"',
+        '"128 KiB"',
+        "stack.size is 131,072 B",
+        "it must be a multiple of 8 B below the RAM's 131,072 B",
+    ),
+    (
+        'name = "cortex-m4"',
+        'name = "cortex-m5"',
+        "core.name is 'cortex-m5'",
+        "it must be one of cortex-m0plus, cortex-m3, cortex-m4, cortex-m7, cortex-m33, host",
+    ),
+    ('["dsp", "fpu"]', '["mve"]', "core.features has 'mve'", "it may list dsp, fpu"),
+    ('["dsp", "fpu"]', '"dsp"', "core.features is 'dsp'", "it must be a list of texts"),
+    ('"stm32f4"', '"stm32"', "port is 'stm32'", "it must be one of host, stm32f4"),
+    (
+        'port = "stm32f4"',
+        'port = "host"',
+        "port 'host' does not start a cortex-m4",
+        'core "host" and port "host" go together',
+    ),
+    (
+        "MG_UART_BAUD",
+        "MG_CLOCK_HZ",
+        "port_defines.MG_CLOCK_HZ is no name for a define",
+        "MG_ and capitals; MG_CLOCK_HZ is clock.rate",
+    ),
+    ("[facts]", "[facts]\nled = 5", "facts.led is 5", "it must be a table"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "what", "hint"), WRONG, ids=[case[2] for case in WRONG])
+def test_a_wrong_file_is_answered_with_the_key_and_what_is_allowed(
+    old: str, new: str, what: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert old in NUCLEO
+    Path("wrong.toml").write_text(NUCLEO.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        load_board("wrong.toml")
+    assert str(caught.value) == f"{what}\n  where: wrong.toml\n  try:   {hint}"
