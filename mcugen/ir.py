@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +101,8 @@ class Linear:
     """An int8 matrix and what brings its accumulators to the output's units.
 
     codes: int8[rows, cols] in [-127, 127]. multiplier: int16[rows] in [0, 32767]; shift: one for all rows.
-    output = round(codes @ x * round(multiplier * mantissa / 2**15) / 2**(shift - exponent)), where mantissa and exponent
-    are x's block scale; for an embedding table, whose rows are not multiplied, round(codes * multiplier / 2**shift).
+    output = round(codes @ x * round(multiplier * mantissa / 2**15) / 2**(shift - exponent)), where mantissa and
+    exponent are x's block scale; of an embedding table, round(codes[token] * multiplier[token] / 2**shift).
     """
 
     codes: NDArray[np.int8]
@@ -223,7 +224,7 @@ class Op:
     scratch: tuple[str, ...] = ()
     in_place: bool = False
     row: bool = False
-    parameters: Mapping[str, object] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -249,9 +250,12 @@ class Graph:
 class Plan:
     """Where everything lies.
 
-    offsets: buffer name -> byte offset in the arena. lower_bound: the largest sum of live bytes at any op; no plan
-    can be smaller. peak_op: index of that op; peak_buffers: the buffers alive at it.
-    flash: (what, bytes) of the generated constants. state_bytes: runtime variables outside the arena.
+    arena_bytes: a multiple of 4, as every offset is. offsets: buffer name -> byte offset in the arena.
+    lower_bound: the largest sum of live bytes (each size rounded up to 4) at any op; no plan can be smaller.
+    peak_op: index of that op in graph.ops or, negative, in graph.rebase; peak_buffers: the buffers alive at it.
+    flash: (what, bytes) of the generated constants. stack_bytes: what the board reserves.
+    lifetimes: buffer name -> first and last op it is alive at, numbered as peak_op; state lives at all of them.
+    live_bytes: per op of graph.ops the sum of live bytes, state included.
     """
 
     arena_bytes: int
@@ -261,6 +265,8 @@ class Plan:
     peak_buffers: tuple[str, ...]
     flash: tuple[tuple[str, int], ...]
     stack_bytes: int
+    lifetimes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    live_bytes: tuple[int, ...] = ()
 
 
 # ---------------------------------------------------------------- verification

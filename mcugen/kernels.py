@@ -70,7 +70,7 @@ def embed_s16(token: AnyInts, table: Linear) -> NDArray[np.int16]:
     return saturate_s16(requantize(row, table.multiplier[token][..., None], table.shift))
 
 
-def block_s8(x: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+def block_s8(x: AnyInts) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
     """int16[..., n] as int8 codes that use the whole range, with one scale per vector: x ~ codes * peak / 127.
 
     Returns codes int8[..., n] and scale int32[..., 2]: mantissa in [2**13, 2**14) and exponent in [-13, 2], whose
@@ -84,31 +84,29 @@ def block_s8(x: NDArray[np.int16]) -> tuple[NDArray[np.int8], NDArray[np.int32]]
     return codes.astype(np.int8), np.concatenate([mantissa, exponent], -1).astype(np.int32)
 
 
-def _linear(x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear) -> Ints:
+def _linear(x: AnyInts, scale: AnyInts, w: Linear) -> Ints:
     """The block's scale goes into the row's multiplier once, so that the accumulator meets one multiplication."""
     mantissa, exponent = scale[..., :1].astype(np.int64), scale[..., 1:].astype(np.int64)
     multiplier = round_shift(w.multiplier.astype(np.int64) * mantissa, 15)  # < 2**14
     return requantize(matmul(x, w.codes), multiplier, w.shift - exponent)
 
 
-def linear_s8(x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear) -> NDArray[np.int8]:
+def linear_s8(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int8]:
     """requantize(w x) to int8. x int8[..., cols] with its scale int32[..., 2]; w: [rows, cols]."""
     return saturate_s8(_linear(x, scale, w))
 
 
-def linear_s16(x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear) -> NDArray[np.int16]:
+def linear_s16(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
     """requantize(w x) to int16; arguments as linear_s8."""
     return saturate_s16(_linear(x, scale, w))
 
 
-def linear_s32(x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear) -> NDArray[np.int32]:
+def linear_s32(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int32]:
     """requantize(w x) to int32 (logits, Q16 nats); arguments as linear_s8."""
     return saturate_s32(_linear(x, scale, w))
 
 
-def linear_add_s16(
-    residual: NDArray[np.int16], x: NDArray[np.int8], scale: NDArray[np.int32], w: Linear
-) -> NDArray[np.int16]:
+def linear_add_s16(residual: AnyInts, x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
     """residual + requantize(w x), saturated once; residual int16[..., rows], the rest as linear_s8."""
     return saturate_s16(residual.astype(np.int64) + _linear(x, scale, w))
 
@@ -124,7 +122,7 @@ def isqrt32(x: Ints) -> Ints:
     return root
 
 
-def rmsnorm_s16(x: NDArray[np.int16], gain: NDArray[np.int16], gain_frac: int, eps: int) -> NDArray[np.int16]:
+def rmsnorm_s16(x: AnyInts, gain: AnyInts, gain_frac: int, eps: int) -> NDArray[np.int16]:
     """x * gain / sqrt(sum(x**2) + eps) (Zhang and Sennrich 2019; sqrt(dim) lies in the gain).
 
     x int16[..., dim]; gain int16[dim] in Q(gain_frac); eps int64 in squared residual units, >= 1.
@@ -151,7 +149,7 @@ def sine_q15(phase: Ints) -> Ints:
     return low + round_shift((high - low) * fraction, 15)
 
 
-def _rotate(x: AnyInts, position: AnyInts, step: NDArray[np.uint32], zero: AnyInts | int, shift: int) -> Ints:
+def _rotate(x: AnyInts, position: AnyInts, step: AnyInts, zero: AnyInts | int, shift: int) -> Ints:
     """Rotate neighbouring pairs of x[..., heads * head_dim] by position * step turns / 2**32 and shift right."""
     pairs = x.astype(np.int64).reshape(*x.shape[:-1], -1, len(step), 2)
     phase = np.asarray(position, np.int64)[..., None, None] * step.astype(np.int64)
@@ -161,15 +159,13 @@ def _rotate(x: AnyInts, position: AnyInts, step: NDArray[np.uint32], zero: AnyIn
     return round_shift(turned + zero, shift)
 
 
-def rope_s16(x: NDArray[np.int16], position: AnyInts, step: NDArray[np.uint32]) -> NDArray[np.int16]:
+def rope_s16(x: AnyInts, position: AnyInts, step: AnyInts) -> NDArray[np.int16]:
     """Rotary embedding (Su et al. 2021, interleaved pairs). x int16[..., heads * head_dim], position int[...],
     step uint32[head_dim / 2]: turns per position in Q32."""
     return saturate_s16(_rotate(x, position, step, 0, ROPE_SHIFT))
 
 
-def rope_s8(
-    x: NDArray[np.int16], position: AnyInts, step: NDArray[np.uint32], zero: NDArray[np.int32], shift: int
-) -> NDArray[np.int8]:
+def rope_s8(x: AnyInts, position: AnyInts, step: AnyInts, zero: AnyInts, shift: int) -> NDArray[np.int8]:
     """rope_s16, plus a zero point, to int8 key codes; x is 2**shift finer than a code.
 
     zero int32[kv_dim] in Q(15 + shift) of a code, |zero| <= 127 * 2**(15 + shift). Adding a constant to every key
@@ -178,9 +174,7 @@ def rope_s8(
     return saturate_s8(_rotate(x, position, step, zero.astype(np.int64), ROPE_SHIFT + shift))
 
 
-def rebase_s8(
-    keys: NDArray[np.int8], delta: int, step: NDArray[np.uint32], zero: NDArray[np.int32], shift: int
-) -> NDArray[np.int8]:
+def rebase_s8(keys: AnyInts, delta: int, step: AnyInts, zero: AnyInts, shift: int) -> NDArray[np.int8]:
     """Turn cached keys int8[rows, kv_dim] back by `delta` positions: undo the zero point, rotate, code again."""
     plain = (keys.astype(np.int64) << shift) - round_shift(zero.astype(np.int64), ROPE_SHIFT)
     return rope_s8(plain.astype(np.int16), np.full(len(keys), -delta), step, zero, shift)
@@ -197,13 +191,13 @@ def softmax_weight(distance: Ints, multiplier: AnyInts, shift: int, drop: int) -
 
 
 def attention_s16(
-    q: NDArray[np.int16],
-    keys: NDArray[np.int8],
-    values: NDArray[np.int8],
+    q: AnyInts,
+    keys: AnyInts,
+    values: AnyInts,
     visible: NDArray[np.bool_],
     n_heads: int,
     n_kv_heads: int,
-    multiplier: NDArray[np.int16],
+    multiplier: AnyInts,
     shift: int,
     drop: int,
 ) -> NDArray[np.int16]:
@@ -249,7 +243,7 @@ def sigmoid_q15(gate: Ints) -> Ints:
     return low + round_shift((high - low) * fraction, 9)
 
 
-def swiglu_s16(gate: NDArray[np.int16], up: NDArray[np.int16], shift: int) -> NDArray[np.int16]:
+def swiglu_s16(gate: AnyInts, up: AnyInts, shift: int) -> NDArray[np.int16]:
     """silu(gate) * up (Shazeer 2020). gate int16[..., hidden] in Q11; the product is shifted right by `shift`."""
     g = gate.astype(np.int64)
     silu = round_shift(g * sigmoid_q15(g), 15)

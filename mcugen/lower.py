@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class _Builder:
         scratch: Iterable[str] = (),
         in_place: bool = False,
         row: bool = False,
-        **parameters: object,
+        **parameters: Any,
     ) -> None:
         variant = choose_variant(kernel, self.features)
         self.ops.append(
@@ -125,7 +126,7 @@ def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residua
     return final
 
 
-def _key_parameters(model: QuantizedModel, layer: QuantizedLayer) -> dict[str, object]:
+def _key_parameters(model: QuantizedModel, layer: QuantizedLayer) -> dict[str, Any]:
     return {"rope_step": model.rope_step, "zero": layer.key_zero, "shift": layer.key_shift}
 
 
@@ -139,7 +140,7 @@ def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozen
         raise UsageError(
             f"a context of {context} tokens is outside 1 to {config.seq_len}, the trained context of {model.name}",
             where="--context",
-            hint=f"--context {min(max(context, 1), config.seq_len)}; the ring goes on past it by forgetting the oldest",
+            hint=f"--context {min(max(context, 1), config.seq_len)}; generation goes on past it",
         )
     b = _Builder(features)
     for i in range(config.n_layers):

@@ -64,7 +64,7 @@ class FloatDecoder:
 
     def forward(self, tokens: NDArray[np.integer]) -> Floats:
         config, w, tap = self._config, self._weights, self._tap
-        batch, length = tokens.shape
+        length = tokens.shape[1]
         positions = np.arange(self._position, self._position + length)
         self._position += length
         angles = rope_angles(config, positions)

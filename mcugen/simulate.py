@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen import kernels
-from mcugen.ir import Graph, Linear, Norm, Op, Trace
+from mcugen.ir import Graph, Linear, Op, Trace
 
 CHUNK = 128  # tokens computed at once; bounds the memory of the score matrix
 
@@ -28,7 +28,7 @@ class Simulator:
     """
 
     def __init__(self, graph: Graph) -> None:
-        self._graph = graph
+        self.graph = graph
         self._kernels: dict[str, Callable[[Op, dict[str, IntArray]], tuple[IntArray, ...]]] = {
             "embed_s16": self._embed_s16,
             "rmsnorm_s16": self._rmsnorm_s16,
@@ -37,11 +37,13 @@ class Simulator:
             "linear_s16": lambda op, b: (kernels.linear_s16(*_codes(op, b), _linear(op)),),
             "linear_s32": lambda op, b: (kernels.linear_s32(*_codes(op, b), _linear(op)),),
             "linear_add_s16": lambda op, b: (kernels.linear_add_s16(b[op.inputs[0]], *_codes(op, b), _linear(op)),),
-            "rope_s16": lambda op, b: (kernels.rope_s16(b[op.inputs[0]], self._positions, op.parameters["rope_step"]),),
+            "rope_s16": lambda op, b: (
+                kernels.rope_s16(b[op.inputs[0]], self._positions, op.parameters["rope_step"]),
+            ),
             "rope_s8": self._rope_s8,
             "attention_s16": self._attention_s16,
             "swiglu_s16": lambda op, b: (
-                kernels.swiglu_s16(b[op.inputs[0]], b[op.inputs[1]], cast(int, op.parameters["shift"])),
+                kernels.swiglu_s16(b[op.inputs[0]], b[op.inputs[1]], op.parameters["shift"]),
             ),
         }
         self.reset()
@@ -50,30 +52,33 @@ class Simulator:
         self.count = 0  # tokens fed
         self.position = 0  # of the next token, after re-basing
         self.state = {
-            name: np.zeros(buffer.shape, buffer.dtype) for name, buffer in self._graph.buffers.items() if buffer.state
+            name: np.zeros(buffer.shape, buffer.dtype) for name, buffer in self.graph.buffers.items() if buffer.state
         }
 
     def feed(
-        self, tokens: Sequence[int] | IntArray, record: Recorder | None = None, rebased: Callable[[int], None] | None = None
+        self,
+        tokens: Sequence[int] | IntArray,
+        record: Recorder | None = None,
+        rebased: Callable[[int], None] | None = None,
     ) -> NDArray[np.int32]:
         """Compute tokens and return their logits. record(op index, outputs) sees each run of tokens op by op;
         rebased(token index) is called after the key rings were turned back, before that token is computed."""
-        logits = [np.zeros((0, self._graph.model.config.vocab_size), np.int32)]
+        logits = [np.zeros((0, self.graph.model.config.vocab_size), np.int32)]
         ids = np.asarray(tokens, np.int64)
         start = 0
         while start < len(ids):
-            if self.position == self._graph.model.max_position:
+            if self.position == self.graph.model.max_position:
                 self._rebase()
                 if rebased is not None:
                     rebased(start)
-            room = min(self._graph.model.max_position - self.position, self._graph.context, CHUNK)
+            room = min(self.graph.model.max_position - self.position, self.graph.context, CHUNK)
             logits.append(self._run(ids[start : start + room], record))
             start += room
         return np.concatenate(logits)
 
     def _run(self, tokens: NDArray[np.int64], record: Recorder | None) -> NDArray[np.int32]:
         """A run of at most `context` tokens that no re-basing interrupts."""
-        context = self._graph.context
+        context = self.graph.context
         self._tokens = tokens
         self._positions = self.position + np.arange(len(tokens))
         history = np.arange(max(0, self.count - context), self.count)  # tokens in the ring, oldest first
@@ -82,7 +87,7 @@ class Simulator:
 
         values: dict[str, IntArray] = {name: ring[history % context] for name, ring in self.state.items()}
         slots = (self.count + np.arange(len(tokens))) % context
-        for index, op in enumerate(self._graph.ops):
+        for index, op in enumerate(self.graph.ops):
             outputs = self._kernels[op.kernel](op, values)
             if record is not None:
                 record(index, outputs)
@@ -93,37 +98,33 @@ class Simulator:
                 values[name] = output
         self.count += len(tokens)
         self.position += len(tokens)
-        return cast(NDArray[np.int32], values[self._graph.logits])
+        return cast(NDArray[np.int32], values[self.graph.logits])
 
     def _rebase(self) -> None:
-        for op in self._graph.rebase:
+        for op in self.graph.rebase:
             p = op.parameters
             ring = self.state[op.outputs[0]]
-            ring[:] = kernels.rebase_s8(
-                cast(NDArray[np.int8], ring), cast(int, p["delta"]), p["rope_step"], p["zero"], cast(int, p["shift"])
-            )
-        self.position = self._graph.context
+            ring[:] = kernels.rebase_s8(ring, p["delta"], p["rope_step"], p["zero"], p["shift"])
+        self.position = self.graph.context
 
     def _embed_s16(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
-        return (kernels.embed_s16(self._tokens, cast(Linear, op.parameters["table"])),)
+        return (kernels.embed_s16(self._tokens, op.parameters["table"]),)
 
     def _rmsnorm_s16(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
-        norm = cast(Norm, op.parameters["norm"])
-        eps = cast(int, op.parameters["eps"])
+        norm = op.parameters["norm"]
+        eps = op.parameters["eps"]
         return (kernels.rmsnorm_s16(values[op.inputs[0]], norm.gain, norm.gain_frac, eps),)
 
     def _rope_s8(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
         p = op.parameters
-        return (
-            kernels.rope_s8(values[op.inputs[0]], self._positions, p["rope_step"], p["zero"], cast(int, p["shift"])),
-        )
+        return (kernels.rope_s8(values[op.inputs[0]], self._positions, p["rope_step"], p["zero"], p["shift"]),)
 
     def _attention_s16(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
-        config, p = self._graph.model.config, op.parameters
+        config, p = self.graph.model.config, op.parameters
         q, k, v = (values[name] for name in op.inputs)
         out = kernels.attention_s16(
             q, k, v, self._visible, config.n_heads, config.n_kv_heads,
-            p["score"], cast(int, p["score_shift"]), cast(int, p["drop"]),
+            p["score"], p["score_shift"], p["drop"],
         )  # fmt: skip
         return (out,)
 
@@ -134,21 +135,25 @@ def _codes(op: Op, values: dict[str, IntArray]) -> tuple[IntArray, IntArray]:
 
 
 def _linear(op: Op) -> Linear:
-    return cast(Linear, op.parameters["w"])
+    return op.parameters["w"]
 
 
 def simulate(graph: Graph, tokens: Sequence[int]) -> Trace:
     """Feed `tokens` from a fresh state and keep what every op wrote."""
-    simulator = Simulator(graph)
-    kept: list[list[tuple[IntArray, ...]]] = [[] for _ in graph.ops]
-    turned: dict[int, tuple[NDArray[np.int8], ...]] = {}
+    return record(Simulator(graph), tokens)
 
-    def rebased(token_index: int) -> None:
-        turned[token_index] = tuple(simulator.state[op.outputs[0]].astype(np.int8) for op in graph.rebase)
 
-    simulator.feed(tokens, lambda index, outputs: kept[index].append(outputs), rebased)
+def record(simulator: Simulator, tokens: Sequence[int]) -> Trace:
+    """Feed tokens to a simulator, wherever it stands, and keep what every op wrote."""
+    kept: list[list[tuple[IntArray, ...]]] = [[] for _ in simulator.graph.ops]
+    rebased: dict[int, tuple[NDArray[np.int8], ...]] = {}
+
+    def turned(index: int) -> None:
+        rebased[index] = tuple(simulator.state[op.outputs[0]].astype(np.int8) for op in simulator.graph.rebase)
+
+    simulator.feed(tokens, lambda index, outputs: kept[index].append(outputs), turned)
     outputs = tuple(tuple(np.concatenate(parts) for parts in zip(*runs, strict=True)) for runs in kept)
-    return Trace(tuple(tokens), outputs, turned, simulator.state)
+    return Trace(tuple(tokens), outputs, rebased, {name: ring.copy() for name, ring in simulator.state.items()})
 
 
 def greedy(graph: Graph, prompt: Sequence[int]) -> Iterator[int]:

@@ -29,9 +29,10 @@ from mcugen.resources import data_dir
 
 PROBE = Path(__file__).parent / "probe"
 STACK = 1024  # bytes: little, so that a recursion ends soon
-# main calls none of these: without EXTERN the linker drops them.
-CALLED = (
-    "add add_six call_at doze forward load_at mg_port_clock_hz past_the_end recurse spin store_at undefined_instruction"
+# main uses none of these: without EXTERN the linker drops them.
+PROBED = (
+    "sum add_six call_at doze forward load_at mg_port_clock_hz past_the_end recurse spin store_at "
+    "supervisor_call breakpoint undefined_instruction constants"
 )
 
 
@@ -72,7 +73,7 @@ def firmware() -> Firmware:
         **port.files,
         **read_files(data_dir("firmware") / "runtime", "op_done.h", "op_done.c"),
         **read_files(PROBE, "probe.h", "probe.c", "probe_target.c"),
-        "linker.ld": f"EXTERN({CALLED})\n{script}".encode(),
+        "linker.ld": f"EXTERN({PROBED})\n{script}".encode(),
     }
     sources = (*port.sources, "op_done.c", "probe.c", "probe_target.c")
     return build(Project("probe", board, files, sources, (".", *port.include_dirs), "linker.ld"))
@@ -92,12 +93,20 @@ def library() -> Firmware:
     return host_library()
 
 
-@pytest.fixture
-def board(firmware: Firmware) -> Iterator[CortexM]:
-    machine = CortexM(firmware, instructions=10_000_000)
+def booted(firmware: Firmware, watch_accesses: bool) -> CortexM:
+    machine = CortexM(firmware, instructions=10_000_000, watch_accesses=watch_accesses)
     machine.boot()
-    yield machine
-    machine.close()
+    return machine
+
+
+@pytest.fixture
+def watched(firmware: Firmware) -> CortexM:
+    return booted(firmware, watch_accesses=True)
+
+
+@pytest.fixture(params=["watched", "fast"])
+def board(request: pytest.FixtureRequest, firmware: Firmware) -> CortexM:
+    return booted(firmware, watch_accesses=request.param == "watched")
 
 
 @pytest.fixture
@@ -108,18 +117,20 @@ def host(library: Firmware) -> Iterator[HostMachine]:
     machine.close()
 
 
-@pytest.fixture(params=["board", "host"])
+@pytest.fixture(params=["watched", "fast", "host"])
 def machine(request: pytest.FixtureRequest) -> Machine:
-    found: Machine = request.getfixturevalue(request.param)
-    return found
+    if request.param == "host":
+        host: HostMachine = request.getfixturevalue("host")
+        return host
+    return booted(request.getfixturevalue("firmware"), watch_accesses=request.param == "watched")
 
 
 # ---------------------------------------------------------------- what every machine does
 
 
 def test_a_function_gets_its_arguments_and_returns_its_result(machine: Machine) -> None:
-    assert machine.call("add", 40, 2) == 42
-    assert machine.call("add", -40, -2) == 2**32 - 42
+    assert machine.call("sum", 40, 2) == 42
+    assert machine.call("sum", -40, -2) == 2**32 - 42
     assert machine.call("add_six", 1, 2, 3, 4, 5, 6) == 654321  # two of them on the stack
 
 
@@ -182,10 +193,10 @@ def test_trace_can_go_on_at_a_later_position(machine: Machine) -> None:
 
 
 def test_the_machine_must_be_booted(firmware: Firmware, library: Firmware) -> None:
-    with pytest.raises(InternalError, match="call of add before boot, or after a fault"):
-        CortexM(firmware).call("add", 1, 2)
-    with pytest.raises(InternalError, match="add before boot, or after a fault"):
-        HostMachine(library).call("add", 1, 2)
+    with pytest.raises(InternalError, match="call of sum before boot, or after a fault"):
+        CortexM(firmware).call("sum", 1, 2)
+    with pytest.raises(InternalError, match="sum before boot, or after a fault"):
+        HostMachine(library).call("sum", 1, 2)
 
 
 # ---------------------------------------------------------------- faults of the emulated board
@@ -222,9 +233,9 @@ def test_an_access_outside_the_memories_is_a_fault(board: CortexM, address: int)
     )
 
 
-def test_a_misaligned_access_is_a_fault(board: CortexM) -> None:
-    accumulator = board.address("accumulator")
-    fault = fault_of(board, "load_at", accumulator + 1)
+def test_a_misaligned_access_is_a_fault(watched: CortexM) -> None:
+    accumulator = watched.address("accumulator")
+    fault = fault_of(watched, "load_at", accumulator + 1)
     assert (fault.kind, fault.address) == ("misaligned", accumulator + 1)
     assert re.fullmatch(
         r"load_at\+0x0 accesses 4 bytes at the misaligned address 0x2000\w{4} \(accumulator\+0x1\)\n"
@@ -248,10 +259,11 @@ def test_a_deep_recursion_overflows_the_stack(board: CortexM) -> None:
 
 
 def test_execution_of_data_is_a_fault(board: CortexM) -> None:
-    fault = fault_of(board, "call_at", board.address("ring") | 1)
-    assert (fault.kind, fault.address) == ("execute-data", board.address("ring"))
+    accumulator = board.address("accumulator")
+    fault = fault_of(board, "call_at", accumulator | 1)
+    assert (fault.kind, fault.address) == ("execute-data", accumulator)
     assert re.fullmatch(
-        r"call_at\+0x0 jumps to 0x2000\w{4} \(ring\+0x0\), which is not code\n"
+        r"call_at\+0x0 jumps to 0x2000\w{4} \(accumulator\+0x0\), which is not code\n"
         r"  where: nucleo-f446re in unicorn, pc 0x0800\w{4}\n"
         r"  try:   look for a function pointer or a return address that was overwritten",
         str(fault),
@@ -272,7 +284,9 @@ def test_an_endless_loop_is_a_fault(board: CortexM) -> None:
 @pytest.mark.parametrize(
     ("symbol", "what"),
     [
-        ("undefined_instruction", r"undefined_instruction\+0x0 raises an exception: undefined instruction"),
+        ("undefined_instruction", r"undefined_instruction\+0x0 has an undefined instruction"),
+        ("supervisor_call", r"supervisor_call\+0x\w raises an exception: svc"),
+        ("breakpoint", r"breakpoint\+0x\w raises an exception: bkpt"),
         ("doze", r"doze\+0x\w sleeps \(wfi or wfe\), and nothing wakes it"),
     ],
 )
@@ -313,9 +327,9 @@ def test_an_unknown_register_is_a_fault(board: CortexM, address: int, why: str) 
 def test_the_board_works_again_after_boot(board: CortexM) -> None:
     fault_of(board, "load_at", 0)
     with pytest.raises(InternalError, match="before boot, or after a fault"):
-        board.call("add", 1, 2)
+        board.call("sum", 1, 2)
     board.boot()
-    assert board.call("add", 1, 2) == 3
+    assert board.call("sum", 1, 2) == 3
 
 
 def test_a_missing_symbol_is_named(board: CortexM, host: HostMachine) -> None:
@@ -368,14 +382,24 @@ def test_bytes_that_are_no_elf_are_refused() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 1000])
-def test_counts_equal_those_made_by_hand(board: CortexM, n: int) -> None:
+def test_counts_equal_those_made_by_hand(watched: CortexM, n: int) -> None:
     for _ in range(2):  # the second time, every block is translated already
-        board.reset_profile()
-        assert board.call("counted", n) == 0x1235
-        profile = board.profile()
+        watched.reset_profile()
+        assert watched.call("counted", n) == 0x1235
+        profile = watched.profile()
         assert profile.instructions == {"counted": 3 + 9 * n + 4}
         assert (profile.total, profile.loads, profile.stores) == (3 + 9 * n + 4, n + 2, 3)
         assert profile.stack_bytes == 8
+
+
+def test_accesses_that_are_not_watched_are_not_counted(firmware: Firmware) -> None:
+    machine = booted(firmware, watch_accesses=False)
+    machine.reset_profile()
+    machine.call("counted", 10)
+    profile = machine.profile()
+    assert profile.total == 3 + 9 * 10 + 4
+    assert (profile.loads, profile.stores, profile.stack_bytes) == (None, None, None)
+    machine.call("load_at", machine.address("accumulator") + 1)  # what is lost
 
 
 def test_a_block_entered_in_its_middle_counts_right(board: CortexM) -> None:
@@ -458,7 +482,7 @@ def test_qemu_counts_like_unicorn(firmware: Firmware, tmp_path: Path) -> None:
     assert list(machine.console(b"a line\n\n"))
     expected = machine.profile().instructions
     elf = parse_elf(firmware.image)
-    functions = [elf.symbol(name) for name in ("counted", "middle", "Reset_Handler")]
+    functions = [elf.symbol(name) for name in ("counted", "middle")]
     ranges = ",".join(f"{f.address:#x}+{f.size:#x}" for f in functions)
     log = tmp_path / "log"
     options = ("-singlestep", "-d", "exec,nochain", "-dfilter", ranges, "-D", str(log))
@@ -506,9 +530,7 @@ def test_qemu_has_only_this_board(library: Firmware) -> None:
     with pytest.raises(ToolError) as caught:
         run_console(library, b"", timeout=1)
     assert str(caught.value) == (
-        "QEMU has no machine for port host\n"
-        "  where: running host in QEMU\n"
-        "  try:   choose a board with port stm32f4"
+        "QEMU has no machine for port host\n  where: running host in QEMU\n  try:   choose a board with port stm32f4"
     )
 
 
@@ -525,7 +547,7 @@ def test_a_crash_of_the_library_is_a_fault(host: HostMachine) -> None:
         "  try:   build the library with the address and undefined-behaviour sanitizers and run again"
     )
     host.boot()
-    assert host.call("add", 1, 2) == 3
+    assert host.call("sum", 1, 2) == 3
 
 
 def test_an_endless_loop_of_the_library_is_a_fault(library: Firmware) -> None:
@@ -555,12 +577,12 @@ def checked(sanitized: Firmware) -> Iterator[HostMachine]:
 
 
 def test_undefined_behaviour_is_a_fault(checked: HostMachine) -> None:
-    assert checked.call("add", 2**31 - 2, 1) == 2**31 - 1
+    assert checked.call("sum", 2**31 - 2, 1) == 2**31 - 1
     with pytest.raises(FirmwareFault) as caught:
-        checked.call("add", 2**31 - 1, 1)
-    assert (caught.value.kind, caught.value.function) == ("sanitizer", "add")
+        checked.call("sum", 2**31 - 1, 1)
+    assert (caught.value.kind, caught.value.function) == ("sanitizer", "sum")
     assert re.fullmatch(
-        r"add: signed integer overflow: 2147483647 \+ 1 cannot be represented in type 'int'\n"
+        r"sum: signed integer overflow: 2147483647 \+ 1 cannot be represented in type 'int'\n"
         r"  where: host library, probe\.c:\d+:\d+\n"
         r"  try:   fix the line that the sanitizer names: it may work here and fail on the board",
         str(caught.value),
@@ -571,10 +593,10 @@ def test_an_access_past_the_end_is_a_fault(checked: HostMachine) -> None:
     assert checked.call("past_the_end", 3) == 40
     with pytest.raises(FirmwareFault) as caught:
         checked.call("past_the_end", 4)
-    assert (caught.value.kind, caught.value.function) == ("sanitizer", "past_the_end")
+    assert (caught.value.kind, caught.value.function) == ("sanitizer", "element")
     assert caught.value.address is not None
     assert re.fullmatch(
-        r"past_the_end: global-buffer-overflow\n"
+        r"element: global-buffer-overflow\n"
         r"  where: host library, probe\.c:\d+\n"
         r"  try:   fix the line that the sanitizer names: it may work here and fail on the board",
         str(caught.value),

@@ -81,13 +81,14 @@ class Profile:
     instructions: function -> executed instructions; those that an IT block skips count, as on the core.
     loads, stores: memory accesses of 1, 2 or 4 bytes (a transfer of n registers counts n).
     stack_bytes: from the top of the stack to the lowest address written.
+    The last three are None where accesses are not watched.
     """
 
     instructions: Mapping[str, int]
     total: int
-    loads: int
-    stores: int
-    stack_bytes: int
+    loads: int | None
+    stores: int | None
+    stack_bytes: int | None
 
 
 class Machine(Protocol):

@@ -32,8 +32,9 @@ def run_console(
 
     typed: lines; each is sent when the output ends with `prompt`. The run ends when the application prints EOT,
     which is not returned, or prompts again after the last line.
-    timeout: seconds. options: more of QEMU's own, e.g. to log what it executes. Raises FirmwareFault when they have passed, or when QEMU stops by itself; ToolError where
-    QEMU is missing, or has no such board.
+    timeout: seconds. options: more of QEMU's own, e.g. to log what it executes.
+    Raises FirmwareFault when the time has passed, or when QEMU stops by itself; ToolError where QEMU is missing,
+    or has no such board.
     """
     program = shutil.which(_PROGRAM)
     if program is None:

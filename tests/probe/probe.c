@@ -5,9 +5,10 @@
 
 enum { OPS = 3, SLOTS = 4, ROW = 2 };
 
-static uint8_t ring[SLOTS][ROW]; /* what a KV ring looks like: a row per token, the oldest overwritten */
-static int32_t accumulator = 7;  /* .data: not zero, so that it must have been initialised */
-static uint32_t position;        /* .bss */
+/* volatile: nothing else reads them here, and a compiler may drop or delay what only an observer could see. */
+static volatile uint8_t ring[SLOTS][ROW]; /* what a KV ring looks like: a row per token, the oldest overwritten */
+static volatile int32_t accumulator = 7;  /* .data: not zero, so that it must have been initialised */
+static volatile uint32_t position;        /* .bss */
 static const uint8_t table[4] = {10, 20, 30, 40};
 
 uint32_t forward(uint32_t token)
@@ -17,12 +18,12 @@ uint32_t forward(uint32_t token)
     mg_op_done(0u);
     accumulator += (int32_t)token;
     mg_op_done(1u);
-    position++;
+    position += 1u;
     mg_op_done(2u);
     return position;
 }
 
-int32_t add(int32_t a, int32_t b)
+int32_t sum(int32_t a, int32_t b)
 {
     return a + b; /* overflows where the test wants it to */
 }
@@ -37,10 +38,15 @@ uint32_t load_at(const volatile uint32_t *address)
     return *address;
 }
 
+/* Not inlined: the undefined-behaviour sanitizer would see the table's size and leave nothing to the other one. */
+__attribute__((noinline)) static uint32_t element(const volatile uint8_t *bytes, uint32_t index)
+{
+    return bytes[index];
+}
+
 uint32_t past_the_end(uint32_t index)
 {
-    const volatile uint8_t *const bytes = table;
-    return bytes[index];
+    return element(table, index);
 }
 
 void spin(void)

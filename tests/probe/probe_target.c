@@ -10,10 +10,12 @@ uint32_t call_at(function_t function);
 uint32_t recurse(uint32_t depth);
 uint32_t descend(uint32_t depth);
 void undefined_instruction(void);
+void supervisor_call(void);
+void breakpoint(void);
 void doze(void);
 int main(void);
 
-static const uint32_t constants[4] = {1u, 2u, 3u, 4u};
+const uint32_t constants[4] = {1u, 2u, 3u, 4u};
 
 void store_at(volatile uint32_t *address, uint32_t value)
 {
@@ -45,6 +47,16 @@ void undefined_instruction(void)
     __asm__ volatile("udf #0");
 }
 
+void supervisor_call(void)
+{
+    __asm__ volatile("svc #0");
+}
+
+void breakpoint(void)
+{
+    __asm__ volatile("bkpt #0");
+}
+
 void doze(void)
 {
     __asm__ volatile("wfi");
@@ -59,7 +71,7 @@ __asm__(".syntax unified\n"
         ".type counted, %function\n"
         ".thumb_func\n"
         "counted:\n"
-        "    push  {r4, r5}\n"
+        "    push  {r2, r3}\n"
         "    movs  r1, #0\n"
         "    movw  r2, #0x1234\n" /* 32 bits long */
         "1:  ldr   r3, [sp]\n"
@@ -72,7 +84,7 @@ __asm__(".syntax unified\n"
         "    cmp   r1, r0\n"
         "    bne   1b\n"
         "    str.w r2, [sp]\n" /* 32 bits long */
-        "    pop   {r4, r5}\n"
+        "    pop   {r1, r3}\n"
         "    mov   r0, r2\n"
         "    bx    lr\n"
         ".size counted, . - counted\n"

@@ -18,8 +18,8 @@ extern uint32_t _ebss[];
 
 int main(void);
 
-void Reset_Handler(void);
-void mg_halt(void);
+__attribute__((noreturn)) void Reset_Handler(void);
+__attribute__((noreturn, noinline)) void mg_halt(void); /* noinline: its address marks the end of the program */
 void mg_fault_nmi(void);
 void mg_fault_hard(void);
 void mg_fault_memory(void);
@@ -66,7 +66,7 @@ static void enable_fpu(void)
 }
 
 /* First code after reset. The FPU comes first: main may save its registers on entry. */
-__attribute__((noreturn, used)) void Reset_Handler(void)
+void Reset_Handler(void)
 {
     if (MG_FPU == 1) {
         enable_fpu();
@@ -81,8 +81,6 @@ __attribute__((noreturn, used)) void Reset_Handler(void)
     }
     (void)main();
     mg_halt();
-    for (;;) {
-    }
 }
 
 /* main has returned: stay here, where a debugger or an emulator finds the core. */

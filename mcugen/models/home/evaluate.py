@@ -1,12 +1,12 @@
 """Measure a model: the share of utterances whose action it answers exactly.
 
-    python -m mcugen.models.home.evaluate [MODEL_FOLDER]
+python -m mcugen.models.home.evaluate [FOLDER]
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcugen.checkpoints import read_checkpoint
 from mcugen.ir import Model, Tokenizer
@@ -99,7 +100,7 @@ def float_generate(model: Model, tokenizer: Tokenizer) -> Generate:
     return generate
 
 
-def _answer(model: Model, tokenizer: Tokenizer, prompts: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> list[str]:
+def _answer(model: Model, tokenizer: Tokenizer, prompts: NDArray[np.int64]) -> list[str]:
     """Continue prompts[B, T] until each has ended."""
     decoder = FloatDecoder(model, batch=len(prompts))
     tokens, answers = prompts, np.empty((len(prompts), 0), np.int64)
@@ -116,16 +117,22 @@ def _text(tokenizer: Tokenizer, answer: list[int]) -> str:
 
 
 def report(scores: Mapping[str, Score]) -> str:
-    """Return the figures, and what went wrong on the two small suites and on unseen patterns."""
+    """Return the figures, and what went wrong where one may look: not on the hand-written test phrases."""
     lines = [f"{name:13} {100 * s.share:6.2f} %  {s.right} of {s.total}" for name, s in scores.items()]
     for name in ("templates", "development"):
-        lines += [f"{name}: {text!r}\n    asked {asked!r}\n    said  {said!r}" for text, asked, said in scores[name].wrong[:40]]
+        lines += [
+            f"{name}: {text!r}\n    asked {asked!r}\n    said  {said!r}"
+            for text, asked, said in scores[name].wrong[:40]
+        ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
-    print(report(evaluate_all(float_generate(*load(folder)), 1500)))
+    parser = argparse.ArgumentParser(description="Measure the float model.")
+    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    parser.add_argument("--size", type=int, default=1500, help="utterances drawn per suite")
+    arguments = parser.parse_args()
+    print(report(evaluate_all(float_generate(*load(arguments.folder)), arguments.size)))
 
 
 if __name__ == "__main__":

@@ -60,11 +60,11 @@ LEVEL_WORDS: Final[Mapping[str, tuple[str, ...]]] = {
     "75": ("three quarters",),
     "100": ("full", "maximum", "the maximum", "full power", "max", "the max"),
 }
-ONES: Final[tuple[str, ...]] = tuple(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen".split()
-)
-TENS: Final[tuple[str, ...]] = tuple("- - twenty thirty forty fifty sixty seventy eighty ninety".split())
+ONES: Final = (
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+)  # fmt: skip
+TENS: Final = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,9 @@ def _meters(rng: Random) -> Filled:
 def _distance(rng: Random) -> Filled:
     if rng.random() < 0.16:
         return _meters(rng)
-    n = rng.choice((rng.randrange(1, 301), 10 * rng.randrange(1, 31), 5 * rng.randrange(1, 41), rng.randrange(1, 101)))
+    n = rng.choice(
+        (rng.randrange(1, 301), 10 * rng.randrange(1, 31), 5 * rng.randrange(1, 41), rng.randrange(1, 101))
+    )
     unit = rng.choice((" centimeters",) * 4 + (" cm",) * 4 + (" centimetres", " centimetres", "cm", "", ""))
     if n == 1:
         unit = unit.removesuffix("s")
@@ -251,7 +253,9 @@ def _duration_adj(rng: Random) -> Filled:
     if rng.random() < 0.06:
         return Filled("half hour", "duration", "min=30")
     n, unit = _duration_value(rng)
-    return Filled(f"{number(rng, n)}{rng.choice((' ', ' ', '-'))}{rng.choice(UNITS[unit])}", "duration", f"{unit}={n}")
+    return Filled(
+        f"{number(rng, n)}{rng.choice((' ', ' ', '-'))}{rng.choice(UNITS[unit])}", "duration", f"{unit}={n}"
+    )
 
 
 MORNING: Final[tuple[str, ...]] = (" am", " am", " a.m.", "am", " in the morning", " tomorrow morning")
@@ -335,8 +339,14 @@ DEVICE_SLOTS: Final[Mapping[str, Slot]] = {
     ),
     "fan": words("fan", "fan", "fan", "fan", "ceiling fan", "ventilator", "ventilation", "extractor fan", "air fan"),
     "heat": words("heating", "heating", "heater", "thermostat", "radiator", "heat", "radiators", "central heating"),
-    "blind": words("blinds", "blinds", "blind", "curtains", "curtains", "shutters", "shades", "curtain", "roller blind"),
-    "sound": words("volume", "volume", "volume", "music volume", "sound", "music", "sound level", "speaker", "loudness"),
-    "dock": words("dock", "base", "charger", "charging station", "docking station", "charging dock", "home base", "station"),
+    "blind": words(
+        "blinds", "blinds", "blind", "curtains", "curtains", "shutters", "shades", "curtain", "roller blind"
+    ),
+    "sound": words(
+        "volume", "volume", "volume", "music volume", "sound", "music", "sound level", "speaker", "loudness"
+    ),
+    "dock": words(
+        "dock", "base", "charger", "charging station", "docking station", "charging dock", "home base", "station"
+    ),
     "speed_word": words("speed ", "speed ", "level ", "setting ", "stage ", "", ""),
 }

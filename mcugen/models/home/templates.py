@@ -3,8 +3,11 @@
 A pattern is text with `(a|b|)` for a choice (nesting allowed, an empty choice too) and `{slot}` for a
 value; the slots are those of slots.py. `orders` begin with a verb, so that "could you ..." or "would you
 mind ...ing" fit before them; `wishes` are noun phrases that "i want the ..." fits before; `remarks` are
-whole sentences. Where a command leaves a number out, the action has a fixed one: "dim the lights" is
-level=30, "turn left" is deg=90, "heating on" is temp=21; without a room, or with no device at all, the action is "none".
+whole sentences.
+
+Where a command leaves a number out, the action has a fixed one: "dim the lights" is level=30, "turn left"
+is deg=90, "heating on" is temp=21. Without a room where one is needed, or for a device that the house does
+not have, the action is "none".
 """
 
 from __future__ import annotations
@@ -50,7 +53,6 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "make the {room} (bright|brighter|light)",
             "let there be light {in_room}",
             "see that the {room} {lamp} (is|are|goes|go) on",
-            "(turn|switch) it on the {lamp} {in_room}",
             "(leave|keep) the {lamp} on {in_room}",
         ),
         wishes=(
@@ -67,7 +69,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "lights on {room}",
             "it(is|'s| is) (too|so|very|really|pretty|way too|awfully|) dark {in_room}",
             "the {room} is (too|so|very|really|pretty|way too|) dark",
-            "i (can not|can't|cannot|can hardly|can barely) see (anything|a thing|much|my hand|what i'm doing) {in_room}",
+            (
+                "i (can not|can't|cannot|can hardly|can barely) see (anything|a thing|much|my hand|what i'm "
+                "doing) {in_room}"
+            ),
             "(there is|there's) (no|not enough|too little) light {in_room}",
             "(i'm|i am|we're|we are) (sitting|standing|stuck) in the dark {in_room}",
             "(we|i) (could use|need|want|would like|'d like) (some|more|a bit of) light {in_room}",
@@ -123,7 +128,7 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "(there is|there's) too much light {in_room}",
             "{in_room} (turn|switch|shut) off the {lamp}",
             "{in_room} (turn|switch) the {lamp} off",
-            "(we|i) (don't|do not|no longer) need (the|any|) {lamp} {in_room} (anymore|any more|any longer|now|)",
+            ("(we|i) (don't|do not|no longer) need (the|any|) {lamp} {in_room} (anymore|any more|any longer|now|)"),
             "(we|i) (don't|do not) need the {room} {lamp} (anymore|any longer|now|)",
             "the {lamp} {in_room} (can go|should go|should be|can be|must be) (off|out)",
             "the {room} {lamp} (can go|should go|should be|can be) off",
@@ -142,7 +147,7 @@ INTENTS: Final[tuple[Intent, ...]] = (
         "light room={room} level={level}",
         2.5,
         orders=(
-            "(dim|set|put|turn|bring|change|adjust|take|move|get|lower|raise) the {lamp} {in_room} to {level}",
+            ("(dim|set|put|turn|bring|change|adjust|take|move|get|lower|raise) the {lamp} {in_room} to {level}"),
             "(dim|set|put|turn|bring|change|adjust|take|switch|move|push) the {room} {lamp} to {level}",
             "(set|put|keep|leave|have|get|run) the {room} {lamp} (at|on) {level}",
             "(set|put|keep|leave|have|hold) the {lamp} {in_room} (at|on) {level}",
@@ -498,7 +503,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "(pull|roll|put|bring|get) the {room} {blind} up",
             "(get|have|slide|leave) the {blind} open {in_room}",
             "(get|have|pull) the {room} {blind} open",
-            "let (the|some|a bit of|a little|more) (sun|sunlight|daylight|sunshine|light from outside) (into|in to) the {room}",
+            (
+                "let (the|some|a bit of|a little|more) (sun|sunlight|daylight|sunshine|light from outside) "
+                "(into|in to) the {room}"
+            ),
             "let the (sun|sunlight|daylight|morning) in {in_room}",
             "(open|raise) the {blind} (all the way|fully|completely) {in_room}",
             "(show me|give me) (some|the|) (sun|daylight|sunlight) {in_room}",
@@ -522,7 +530,7 @@ INTENTS: Final[tuple[Intent, ...]] = (
         "blind room={room} state=close",
         1.3,
         orders=(
-            "(close|shut|lower|draw|drop|roll down|pull down|let down|close up|pull shut) the {blind} {in_room}",
+            ("(close|shut|lower|draw|drop|roll down|pull down|let down|close up|pull shut) the {blind} {in_room}"),
             "(close|shut|lower|draw|drop|roll down|pull down|let down|close up|pull shut) the {room} {blind}",
             "(pull|roll|put|bring|let|get) the {blind} down {in_room}",
             "(pull|roll|put|bring|let|get) the {room} {blind} down",
@@ -642,7 +650,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "{door} unlock",
             "i (can't|cannot) get (in|through|out) (at|through|by) the {door}",
             "(i'm|we're|i am) (standing|waiting|here|stuck) at the {door}, (let me in|unlock it|open it)",
-            "({person}|my {family}|the {visitor}) is at the {door}, (let (him|her|them) in|unlock it|open the lock)",
+            (
+                "({person}|my {family}|the {visitor}) is at the {door}, (let (him|her|them) in|unlock it|"
+                "open the lock)"
+            ),
             "({person}|my {family}|the {visitor}) is (waiting|standing) at the {door}",
             "(my hands are full|i have no key|i forgot my key|i'm home|we're here), unlock the {door}",
             "(i|we) (need|want|have) to get (in|out|in through) (by|at|through) the {door}",
@@ -721,7 +732,7 @@ INTENTS: Final[tuple[Intent, ...]] = (
         orders=(
             "stop (it|) (right there|there|moving|driving|now|at once|where you are|)",
             "(halt|freeze|brake|stand still|hold still|stay put|wait|stay)",
-            "(stay|stop|freeze|remain|wait) (where you are|right where you are|right there|right here|there|here)",
+            ("(stay|stop|freeze|remain|wait) (where you are|right where you are|right there|right here|there|here)"),
             "stop the robot",
             "(hold|stay|keep|stand|be) (still|your position|in place)",
             "come to a (stop|halt|standstill)",
@@ -761,7 +772,7 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "(it's |it is |)time to (charge|recharge|go home|dock|go back to the {dock})",
             "(you|the robot) (need|should|needs) to (charge|recharge|dock|go home|go back to the {dock})",
             "(you're|you are) (done|finished) for (today|now), go home",
-            "your battery (is|is getting|is almost|looks) (low|empty|flat), (go charge|charge it|go home|dock)",
+            ("your battery (is|is getting|is almost|looks) (low|empty|flat), (go charge|charge it|go home|dock)"),
             "(i'm|we're) done with you (for today|for now|), go home",
             "(to|into) (the|your) {dock}",
         ),
@@ -790,7 +801,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "the {room} (is|looks|is so|is really|is very|is getting) (dirty|dusty|filthy|messy|a mess)",
             "the (floor|carpet|rug) {in_room} (is|looks|is so|is really) (dirty|dusty|filthy|messy)",
             "the {room} (needs|could use|wants) (cleaning|a clean|a vacuum|vacuuming|sweeping|a good clean)",
-            "(there is|there's|there are) (dirt|dust|crumbs|hair|cat hair|sand|a mess|mud) (all over|everywhere|on the floor) {in_room}",
+            (
+                "(there is|there's|there are) (dirt|dust|crumbs|hair|cat hair|sand|a mess|mud) (all over|"
+                "everywhere|on the floor) {in_room}"
+            ),
             "(there is|there's|there are) (dirt|dust|crumbs|hair|sand|mud) all over the {room}",
             "(i|we|{person}|the {animal}) (spilled|dropped) (something|{food}|crumbs|sand) {in_room}",
             "(i|we|{person}|the {animal}) made a mess {in_room}",
@@ -808,7 +822,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "set timer {duration}",
             "wake me (up |)(in|after) {duration}",
             "(remind|warn|alert|call|ping|notify|buzz|nudge) me (in|after) {duration}",
-            "(tell me|let me know|warn me|say|shout) (when|once|after|as soon as) {duration} (have passed|are over|are up|is over|is up|has passed|are gone)",
+            (
+                "(tell me|let me know|warn me|say|shout) (when|once|after|as soon as) {duration} (have "
+                "passed|are over|are up|is over|is up|has passed|are gone)"
+            ),
             "(tell me|let me know|say something) (in|after) {duration}",
             "(count|start counting|begin counting) down (from|) {duration}",
             "(give me|count|time|measure|clock) {duration} (for me|on the clock|)",
@@ -818,6 +835,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "put {duration} on the (clock|timer)",
             "wait {duration} and (then |)(ring|beep|tell me|call me|wake me)",
             "keep track of {duration}",
+            "(set|start|make|run) a {food} timer (for|of) {duration}",
+            "remind me (in|after) {duration} to {chore}",
+            "remind me to {chore} (in|after) {duration}",
+            "(time|watch) the {food} for {duration}",
         ),
         wishes=(
             "{duration_adj} timer",
@@ -833,7 +854,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "countdown {duration}",
             "i need (a|an) {duration_adj} timer",
             "i (need|want|'d like) to (nap|sleep|rest|boil eggs) for {duration}",
-            "(the|my) ({food}|{food}|tea|washing|nap) (needs|takes|must cook for|has to cook for|will take) {duration}",
+            (
+                "(the|my) ({food}|{food}|tea|washing|nap) (needs|takes|must cook for|has to cook for|will "
+                "take) {duration}"
+            ),
             "({food}|tea|eggs|pasta|cake) is (on|in the oven|in), {duration}",
             "in {duration} (ring|beep|remind me|wake me|tell me|let me know|call me)",
             "{duration} from now (ring|beep|remind me|wake me|tell me)",
@@ -845,7 +869,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
         "timer cancel",
         0.7,
         orders=(
-            "(cancel|stop|delete|clear|end|kill|remove|drop|abort|forget|scrap|reset|ditch|erase|quit) (the|my|that|this|) timer",
+            (
+                "(cancel|stop|delete|clear|end|kill|remove|drop|abort|forget|scrap|reset|ditch|erase|quit) "
+                "(the|my|that|this|) timer"
+            ),
             "(turn|switch|shut) (off|) the timer (off|)",
             "(turn|switch|shut) off (the|my|that) timer",
             "(forget|cancel|stop|delete) (about |)(the|my) (countdown|timer)",
@@ -866,7 +893,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
         "alarm at={clock}",
         2.2,
         orders=(
-            "(set|make|create|put|add|schedule) (an|the|my|a) (alarm|alarm clock|wake up call|wake-up call) (for|at|to|on) {clock}",
+            (
+                "(set|make|create|put|add|schedule) (an|the|my|a) (alarm|alarm clock|wake up call|wake-up "
+                "call) (for|at|to|on) {clock}"
+            ),
             "(set|make|put|add) (an|my|) alarm {clock}",
             "(set|change|move|put) (the|my) alarm (to|for|at) {clock}",
             "wake (me|us|me up|us up) (at|by|around) {clock}",
@@ -876,6 +906,9 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "get me out of bed (at|by) {clock}",
             "(make sure|see) (that |)(i'm|i am|we're|we are|i get) (up|awake|out of bed) (at|by) {clock}",
             "remind me at {clock}",
+            "remind me at {clock} to {chore}",
+            "remind me to {chore} at {clock}",
+            "(start|begin) the day at {clock}",
             "let me sleep (until|till) {clock}",
             "don't let me sleep (past|longer than) {clock}",
         ),
@@ -889,10 +922,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
         remarks=(
             "alarm {clock}",
             "wake up (at|time) {clock}",
-            "(i|we) (need|have|want|'d like) to (get up|be up|wake up|be awake|be out of bed) (at|by) {clock}",
+            ("(i|we) (need|have|want|'d like) to (get up|be up|wake up|be awake|be out of bed) (at|by) {clock}"),
             "(i|we) must (get up|be up|wake up) (at|by) {clock}",
             "(i'm|i am|we're) getting up at {clock}",
-            "(my|the|our) (train|bus|flight|meeting|plane|shift) is (later|early|tomorrow), wake me at {clock}",
+            ("(my|the|our) (train|bus|flight|meeting|plane|shift) is (later|early|tomorrow), wake me at {clock}"),
             "at {clock} (wake me|wake me up|ring|sound the alarm)",
             "(i|we) want to sleep (until|till) {clock}",
         ),
@@ -971,7 +1004,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
         "music pause",
         0.9,
         orders=(
-            "(stop|pause|mute|silence|halt|kill|cut|end|interrupt|hold) (the|this|that|) (music|song|radio|sound|playlist|playback)",
+            (
+                "(stop|pause|mute|silence|halt|kill|cut|end|interrupt|hold) (the|this|that|) (music|song|"
+                "radio|sound|playlist|playback)"
+            ),
             "(turn|switch|shut) off (the|this|that) (music|song|radio|sound|stereo)",
             "(turn|switch|shut) the (music|radio|sound|stereo) off",
             "(stop|quit) (playing|the noise|that noise|playing music|singing)",
@@ -986,7 +1022,7 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "pause",
             "(quiet|silence) please",
             "no (more|) (music|songs)",
-            "(hush|shh|shush|quiet)",
+            "(hush|shh|shush|quiet|mute|mute it)",
             "(i|we) (need|want) (some|) (quiet|silence|peace)",
             "i'm on the phone, (stop|pause) the music",
             "(enough|that's enough|that is enough) (music|with the music|of the music|noise)",
@@ -1063,7 +1099,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
         1.2,
         orders=(
             "tell me (the|what the) {room} humidity (is|)",
-            "(tell me|say|check|find out|let me know) how (humid|damp|moist|dry|wet) (it is|it's|the air is) {in_room}",
+            (
+                "(tell me|say|check|find out|let me know) how (humid|damp|moist|dry|wet) (it is|it's|the "
+                "air is) {in_room}"
+            ),
             "(read|check|give me|tell me|get|show|report|measure) the humidity (in|of) the {room}",
             "(read|check|give me|get|show|report|measure) the {room} humidity",
             "(tell me|check|see) (if|whether) (it's|it is) (humid|damp|moist) {in_room}",
@@ -1073,7 +1112,7 @@ INTENTS: Final[tuple[Intent, ...]] = (
         remarks=(
             "how (humid|damp|moist|dry|wet|muggy) is (it|it now|the air) {in_room}",
             "how (humid|damp|moist|dry|muggy) is the {room} (now|right now|)",
-            "(what is|what's|whats) the (humidity|moisture|air moisture|humidity level) (in|of|inside) the {room}",
+            ("(what is|what's|whats) the (humidity|moisture|air moisture|humidity level) (in|of|inside) the {room}"),
             "(what is|what's|whats) the {room} (humidity|humidity level) (now|right now|)",
             "what humidity (is it|do we have) {in_room}",
             "is it (humid|damp|moist|too humid|too damp|muggy|too dry) {in_room}",
@@ -1092,13 +1131,22 @@ INTENTS: Final[tuple[Intent, ...]] = (
         "ask battery",
         0.9,
         orders=(
-            "(check|read|show|tell me|give me|report) (the|your) (battery|charge|power) (level|status|state|percentage|)",
-            "(tell me|say|let me know) how much (battery|charge|power|juice) (is left|you have|you've got|there is)",
+            (
+                "(check|read|show|tell me|give me|report) (the|your) (battery|charge|power) (level|status|"
+                "state|percentage|)"
+            ),
+            (
+                "(tell me|say|let me know) how much (battery|charge|power|juice) (is left|you have|you've "
+                "got|there is)"
+            ),
             "(tell me|check|see) (if|whether) (the|your) battery is (low|full|empty|charged|ok|okay)",
         ),
         wishes=("battery (level|status|state|percentage|charge)", "charge level", "status of the battery"),
         remarks=(
-            "how much (battery|charge|power|juice|energy) (is left|do you have|have you got|is there|do you have left|have you left|remains)",
+            (
+                "how much (battery|charge|power|juice|energy) (is left|do you have|have you got|is there|do "
+                "you have left|have you left|remains)"
+            ),
             "(what is|what's|whats) (the|your) (battery|charge|power) (level|status|state|percentage)",
             "(what is|what's) the (level|state|status) of (the|your) battery",
             "how (full|empty|charged|low) (is|are) (the battery|your battery|you)",
@@ -1120,7 +1168,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
         1.3,
         orders=(
             "check (on |)the {door} (lock|)",
-            "(check|tell me|see|look|find out|let me know) (if|whether) the {door} (is|was) (locked|unlocked|open|closed|shut|secure)",
+            (
+                "(check|tell me|see|look|find out|let me know) (if|whether) the {door} (is|was) (locked|"
+                "unlocked|open|closed|shut|secure)"
+            ),
             "(check|tell me|see|find out) (if|whether) (i|we) (locked|closed|shut) the {door}",
             "(tell me|give me|show|report) the (status|state) of the {door}",
             "(tell me|give me|show) the {door} (status|state|lock status)",
@@ -1138,7 +1189,10 @@ INTENTS: Final[tuple[Intent, ...]] = (
             "what about the {door}",
             "how about the {door}, is it locked",
             "is the lock (on|closed|shut) (on|at) the {door}",
-            "(i'm not sure|i don't know|i wonder|i can't remember) (if|whether) (i locked the {door}|the {door} is locked)",
+            (
+                "(i'm not sure|i don't know|i wonder|i can't remember) (if|whether) (i locked the {door}|"
+                "the {door} is locked)"
+            ),
             "was the {door} (locked|closed|left open)",
             "the {door} is locked, (right|isn't it|yes)",
             "(did|have) (i|we) (leave|left) the {door} (open|unlocked)",

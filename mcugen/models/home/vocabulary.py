@@ -69,7 +69,9 @@ class WordEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._ranks = {piece.decode(): int(rank) for piece, rank in zip(tokenizer.pieces, tokenizer.ranks, strict=True)}
+        self._ranks = {
+            piece.decode(): int(rank) for piece, rank in zip(tokenizer.pieces, tokenizer.ranks, strict=True)
+        }
         self._words: dict[str, list[int]] = {}
 
     @cached_property

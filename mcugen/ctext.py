@@ -1,0 +1,54 @@
+"""C identifiers, literals and arrays as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LINE = 112  # characters, indentation included
+
+C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "uint8_t", "uint16": "uint16_t",
+           "uint32": "uint32_t"}  # fmt: skip
+
+
+def identifier(name: str) -> str:
+    """A valid C identifier in lower case: "layers.0.wq" -> "layer0_wq", "stories260K" -> "stories260k"."""
+    name = re.sub(r"^layers\.(\d+)", r"layer\1", name.lower())
+    name = re.sub(r"\W", "_", name)
+    return f"model_{name}" if not name or name[0].isdigit() else name
+
+
+def array_body(values: NDArray[np.integer]) -> str:
+    """The initialiser of an array: indented lines of decimal numbers, right-aligned."""
+    if values.dtype == np.int32:  # -2147483648 is no int literal in C
+        texts = ["INT32_MIN" if v == -(2**31) else str(v) for v in values.ravel().tolist()]
+    else:
+        suffix = "u" if values.dtype.kind == "u" else ""
+        texts = [f"{v}{suffix}" for v in values.ravel().tolist()]
+    width = max(map(len, texts))
+    per_line = max(1, (_LINE - 4 + 1) // (width + 2))
+    cells = [text.rjust(width) for text in texts]
+    lines = (cells[i : i + per_line] for i in range(0, len(cells), per_line))
+    return "\n".join("    " + ", ".join(line) + "," for line in lines)
+
+
+def string_literal(text: str) -> str:
+    """A C string literal; whatever is not printable ASCII becomes an octal escape."""
+    escaped = (
+        chr(byte) if 32 <= byte < 127 and chr(byte) not in '"\\?' else f"\\{byte:03o}" for byte in text.encode()
+    )
+    return '"' + "".join(escaped) + '"'
+
+
+def wrapped(items: Iterable[str], indent: int) -> str:
+    """Items joined by commas, broken into indented lines."""
+    lines, line = [], ""
+    for item in items:
+        if line and len(line) + len(item) + 2 > _LINE - indent:
+            lines.append(line + ",")
+            line = ""
+        line = f"{line}, {item}" if line else item
+    return ("\n" + " " * indent).join([*lines, line])

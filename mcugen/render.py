@@ -1,0 +1,298 @@
+"""Graph + Plan + Board -> Project: the standalone C target. Pure: nothing is read but mcugen's own folders.
+
+Python computes names, sizes and argument lists; the templates only place them. Kernels and runtime are copied from
+firmware/ as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from mcugen.ctext import C_TYPES, array_body, identifier, string_literal, wrapped
+from mcugen.ir import Board, Graph, Linear, Op, Plan, Project, Tokenizer
+from mcugen.packing import PACKINGS
+from mcugen.ports import port_files
+from mcugen.resources import data_dir
+from mcugen.tokenizer import TokenizerTables, tokenizer_tables
+from mcugen.toolchain import compile_flags, link_flags
+
+PROMPT_TOKENS = 160 + 2  # a console line and what the tokenizer adds before merging
+
+RUNTIME = ("runtime/generate.c", "runtime/sampler.c", "runtime/tokenizer.c")
+RUNTIME_HEADERS = ("runtime/generate.h", "runtime/sampler.h", "runtime/tokenizer.h", "runtime/ring.h",
+                   "runtime/op_done.h")  # fmt: skip
+APPLICATION = ("app/console.c", "app/console.h")
+KERNEL_HEADERS = ("kernels/kernels.h", "kernels/fixedpoint.h", "kernels/tables.h")
+INCLUDE_DIRS = ("kernels", "runtime", "ports", "app")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What every generated file says of its origin."""
+
+    version: str
+    command: str
+    checkpoint_sha256: str
+    board_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Array:
+    """A constant array: declaration without value, and its value."""
+
+    declaration: str
+    body: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Struct:
+    """A constant structure: type, name, fields in order."""
+
+    type: str
+    name: str
+    fields: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One kernel call as the forward pass shows it."""
+
+    index: int
+    comment: str
+    text: str
+
+
+class _Constants:
+    """Collects arrays and structures; an array that two ops share is emitted once."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self._names: dict[int, str] = {}
+        self.arrays: list[_Array] = []
+        self.structs: list[_Struct] = []
+
+    def array(self, name: str, values: NDArray[np.integer], key: object | None = None) -> str:
+        """The C name of an array. key: the object that stands for it, where `values` was derived from that."""
+        owner = id(values if key is None else key)
+        if owner not in self._names:
+            self._names[owner] = f"{self._prefix}_{name}"
+            declaration = f"{C_TYPES[values.dtype.name]} {self._names[owner]}[{values.size}]"
+            self.arrays.append(_Array(declaration, array_body(values)))
+        return self._names[owner]
+
+    def struct(self, type_name: str, name: str, fields: Iterable[object]) -> str:
+        full = f"{self._prefix}_{name}"
+        self.structs.append(_Struct(type_name, full, wrapped(map(str, fields), 4)))
+        return f"&{full}"
+
+    def linear(self, op: Op, w: Linear) -> str:
+        name = identifier(op.label)
+        codes = self.array(f"{name}_codes", PACKINGS[op.variant.packing](w.codes), w.codes)
+        multiplier = self.array(f"{name}_multiplier", w.multiplier)
+        return self.struct("mg_linear_t", name, [codes, multiplier, *w.codes.shape, w.shift])
+
+
+def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
+    """The C arguments of an op, in the order of its prototype in kernels.h."""
+    config, p = graph.model.config, op.parameters
+    name = identifier(op.label)
+    out = [_view(graph, buffer, row=op.row) for buffer in op.outputs]
+    given = [_view(graph, buffer) for buffer in op.inputs]
+    scratch = [_view(graph, buffer) for buffer in op.scratch]
+
+    def rope(heads: int) -> str:
+        zero = (
+            constants.array(f"{identifier(op.label.rsplit('.', 1)[0])}_key_zero", p["zero"]) if "zero" in p else "0"
+        )
+        step = constants.array("rope_step", p["rope_step"])
+        return constants.struct("mg_rope_t", f"{name}_rope", [step, zero, heads, config.head_dim, p.get("shift", 0)])
+
+    match op.kernel:
+        case "embed_s16":
+            return [*out, "token", constants.linear(op, p["table"])]
+        case "rmsnorm_s16":
+            norm = p["norm"]
+            gain = constants.array(f"{name}_gain", norm.gain)
+            fields = [gain, len(norm.gain), norm.gain_frac, p["eps"]]
+            return [*out, *given, constants.struct("mg_norm_t", name, fields)]
+        case "block_s8":
+            return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0])]
+        case "linear_s8" | "linear_s16" | "linear_s32" | "linear_add_s16":
+            return [*out, *given, constants.linear(op, p["w"])]
+        case "rope_s16":
+            return [*out, *given, "ring.position", rope(config.n_heads)]
+        case "rope_s8":
+            return [*out, *given, "ring.position", rope(config.n_kv_heads)]
+        case "rebase_s8":
+            return [*out, *given, str(graph.context), str(p["delta"]), rope(config.n_kv_heads)]
+        case "attention_s16":
+            score = constants.array(f"{name}_score", p["score"])
+            fields = [score, config.n_heads, config.n_kv_heads, config.head_dim, p["score_shift"], p["drop"]]
+            struct = constants.struct("mg_attention_t", name, fields)
+            return [*out, *given, *scratch, "ring.length", struct]
+        case "swiglu_s16":
+            return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0]), str(p["shift"])]
+    raise AssertionError(f"no C prototype is known for {op.kernel}")
+
+
+_VIEWS = {"int8": "s8", "int16": "s16", "int32": "s32"}
+
+
+def _view(graph: Graph, buffer: str, row: bool = False) -> str:
+    """A buffer as a typed pointer into the arena; of a KV ring, the current slot where row is set."""
+    b = graph.buffers[buffer]
+    view = "scale" if buffer.endswith(".scale") else _VIEWS[b.dtype]
+    slot = f" + ring.slot * {b.shape[1]}" if row else ""
+    return f"{view}({identifier(buffer).upper()}){slot}"
+
+
+def _comment(op: Op, graph: Graph) -> str:
+    """What an op does to which shapes: "layers.0.wq: int8[64], int32[2] -> int16[64]"."""
+
+    def shapes(names: tuple[str, ...]) -> str:
+        buffers = [graph.buffers[name] for name in names]
+        return ", ".join(f"{b.dtype}[{']['.join(map(str, b.shape))}]" for b in buffers)
+
+    return f"{op.label}: {shapes(op.inputs) or 'token'} -> {shapes(op.outputs)}{' (one slot)' if op.row else ''}"
+
+
+def _call(index: int, op: Op, graph: Graph, constants: _Constants) -> _Call:
+    arguments = _arguments(op, graph, constants)
+    head = f"{op.variant.symbol}("
+    return _Call(index, _comment(op, graph), head + wrapped(arguments, len(head) + 4) + ");")
+
+
+def _offsets(graph: Graph, plan: Plan) -> list[tuple[str, int]]:
+    return [
+        (identifier(name).upper(), offset) for name, offset in sorted(plan.offsets.items(), key=lambda i: i[::-1])
+    ]
+
+
+def _vocabulary(tables: TokenizerTables, suffix: list[int], prefix: str) -> Mapping[str, object]:
+    constants = _Constants(prefix)
+    pieces = constants.array("piece_bytes", tables.bytes)
+    offsets = constants.array("piece_offsets", tables.offsets)
+    ranks = constants.array("piece_ranks", tables.ranks)
+    order = constants.array("piece_order", tables.order)
+    fields = [pieces, offsets, ranks, order, tables.vocab_size, tables.first_byte, tables.dummy_prefix, tables.unk,
+              tables.bos, tables.eos, tables.lowercase]  # fmt: skip
+    return {
+        "vocabulary_arrays": constants.arrays,
+        "tokenizer_fields": wrapped(map(str, fields), 4),
+        "suffix": suffix,
+        "suffix_values": ", ".join(map(str, suffix)) or "0",
+        "suffix_size": max(len(suffix), 1),
+    }
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(data_dir("templates")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def _hexadecimal(value: int) -> str:
+    return f"0x{value:08X}"
+
+
+def render_c(
+    graph: Graph,
+    plan: Plan,
+    board: Board,
+    tokenizer: Tokenizer,
+    suffix: list[int],
+    provenance: Provenance,
+    max_tokens: int,
+    observed: bool = False,
+) -> Project:
+    """Render the standalone C project.
+
+    suffix: tokens that follow every prompt. max_tokens: the application's longest answer.
+    observed: link the op observer of the host build (op_done_host.c) instead of the empty one, and no application.
+    """
+    prefix = identifier(graph.model.name)
+    constants = _Constants(prefix)
+    calls = [_call(i, op, graph, constants) for i, op in enumerate(graph.ops)]
+    rebase = [_call(len(graph.ops) + i, op, graph, constants) for i, op in enumerate(graph.rebase)]
+
+    op_done = "runtime/op_done_host.c" if observed else "runtime/op_done.c"
+    kernels = sorted({op.variant.source for op in (*graph.ops, *graph.rebase)} | {"kernels/tables.c"})
+    port = port_files(board)
+    firmware = data_dir("firmware")
+    application = () if observed else ("main.c", "app/console.c")
+    copied = [*kernels, *KERNEL_HEADERS, *RUNTIME, *RUNTIME_HEADERS, op_done, *(() if observed else APPLICATION)]
+    files = {path: (firmware / path).read_bytes() for path in copied}
+    port_sources = () if observed else port.sources
+    files |= {path: content for path, content in port.files.items() if path in port_sources or path.endswith(".h")}
+
+    model_files = [f"{prefix}.c", f"{prefix}_weights.c", f"{prefix}_vocabulary.c"]
+    sources = (*port_sources, *application, *model_files, *kernels, *RUNTIME, op_done)
+    on_host = board.core == "host"
+    variables = {
+        "prefix": prefix,
+        "PREFIX": prefix.upper(),
+        "name": prefix,
+        "title": string_literal(f"{graph.model.name} on {board.name}"),
+        "provenance": provenance,
+        "config": graph.model.config,
+        "context": graph.context,
+        "max_position": graph.model.max_position,
+        "max_tokens": max_tokens,
+        "prompt_tokens": PROMPT_TOKENS,
+        "plan": plan,
+        "arena_words": -(-plan.arena_bytes // 4),
+        "offsets": _offsets(graph, plan),
+        "logits": identifier(graph.logits).upper(),
+        "calls": calls,
+        "rebase": rebase,
+        "arrays": constants.arrays,
+        "structs": constants.structs,
+        "board": board,
+        "board_name": board.name,
+        "flash_origin": _hexadecimal(board.flash.origin),
+        "flash_size": board.flash.size,
+        "ram_origin": _hexadecimal(board.ram.origin),
+        "ram_size": board.ram.size,
+        "stack_size": plan.stack_bytes,
+        "sources": sources,
+        "include_dirs": [".", *INCLUDE_DIRS],
+        "linker_script": "linker.ld",
+        "is_host": on_host,
+        "cflags": compile_flags(board, "gcc"),
+        "ldflags": link_flags(board, "gcc"),
+        "zig_cflags": compile_flags(board, "zig"),
+        "zig_ldflags": link_flags(board, "zig"),
+        **_vocabulary(tokenizer_tables(tokenizer), suffix, prefix),
+    }
+    rendered = {
+        "model.h.j2": f"{prefix}.h",
+        "model.c.j2": f"{prefix}.c",
+        "weights.h.j2": f"{prefix}_weights.h",
+        "weights.c.j2": f"{prefix}_weights.c",
+        "vocabulary.c.j2": f"{prefix}_vocabulary.c",
+    }
+    if not observed:
+        rendered |= {"main.c.j2": "main.c", "Makefile.j2": "Makefile", "README.md.j2": "README.md"}
+        if not on_host:
+            rendered["linker.ld.j2"] = "linker.ld"
+    environment = _environment()
+    for template, path in rendered.items():
+        files[path] = environment.get_template(f"c/{template}").render(variables).encode()
+    return Project(
+        name=prefix,
+        board=board,
+        files=dict(sorted(files.items())),
+        sources=sources,
+        include_dirs=(".", *INCLUDE_DIRS),
+        linker_script=None if on_host else "linker.ld",
+    )

@@ -1,0 +1,181 @@
+"""Traces -> VerificationReport: does a machine compute what the simulator computes, op by op, byte by byte?
+
+The relation is equality. A report names the first value that differs, in the order the firmware computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mcugen.ctext import identifier
+from mcugen.emulate.machine import Machine, Region, Regions
+from mcugen.errors import MismatchError
+from mcugen.ir import Difference, Graph, Plan, Trace, VerificationReport
+from mcugen.simulate import Simulator, record
+
+CHUNK = 50  # tokens traced at a time: bounds memory, and how late a difference is seen
+
+IntArray = NDArray[np.integer]
+Progress = Callable[[int, int], None]
+
+
+def op_regions(graph: Graph, plan: Plan, arena: int) -> Regions:
+    """Where the outputs of every op lie in a machine whose arena begins at address `arena`.
+
+    Ops count on from graph.ops into graph.rebase, as the firmware numbers them.
+    """
+    regions: dict[int, list[Region]] = {}
+    for index, op in enumerate((*graph.ops, *graph.rebase)):
+        for name in op.outputs:
+            buffer = graph.buffers[name]
+            address = arena + plan.offsets[name]
+            if op.row:
+                row = buffer.nbytes // graph.context
+                region = Region(address, row, stride=row, modulo=graph.context)
+            else:
+                region = Region(address, buffer.nbytes)
+            regions.setdefault(index, []).append(region)
+    return regions
+
+
+def _output_types(graph: Graph) -> list[list[tuple[np.dtype[np.generic], int]]]:
+    """Per op and output: little-endian element type and number of elements traced."""
+    types = []
+    for op in graph.ops:
+        buffers = [graph.buffers[name] for name in op.outputs]
+        counts = [int(np.prod(b.shape)) // (graph.context if op.row else 1) for b in buffers]
+        types.append([(np.dtype(b.dtype).newbyteorder("<"), n) for b, n in zip(buffers, counts, strict=True)])
+    return types
+
+
+def observe(machine: Machine, graph: Graph, plan: Plan, regions: Regions, tokens: Sequence[int], start: int) -> Trace:
+    """Let a machine compute tokens and bring what it left behind into the simulator's form.
+
+    start: how many tokens the machine has read since its reset. Raises MismatchError where ops are missing.
+    """
+    name = identifier(graph.model.name)
+    records = machine.trace(f"{name}_step", tokens, regions, start)
+    types = _output_types(graph)
+    step_bytes = sum(t.itemsize * n for op in types for t, n in op)
+    rings = [graph.buffers[op.outputs[0]] for op in graph.rebase]
+    ring_bytes = sum(ring.nbytes for ring in rings)
+
+    rebased: dict[int, tuple[NDArray[np.int8], ...]] = {}
+    for index, left in enumerate(records):
+        if len(left) == step_bytes + ring_bytes:
+            ends = np.cumsum([ring.nbytes for ring in rings])[:-1]
+            parts = np.split(np.frombuffer(left[:ring_bytes], np.int8), ends)
+            rebased[index] = tuple(p.reshape(r.shape) for p, r in zip(parts, rings, strict=True))
+        elif len(left) != step_bytes:
+            raise MismatchError(
+                f"at token {start + index} the ops left {len(left)} bytes to compare, not {step_bytes}",
+                where=f"{name}_step: an op is missing, or not announced by mg_op_done",
+                hint="build again; the C sources and the graph do not belong together",
+            )
+    table = np.frombuffer(b"".join(left[-step_bytes:] for left in records), np.uint8)
+    table = table.reshape(len(records), step_bytes)
+    outputs, at = [], 0
+    for op in types:
+        values = []
+        for dtype, count in op:
+            end = at + dtype.itemsize * count
+            values.append(np.ascontiguousarray(table[:, at:end]).view(dtype))
+            at = end
+        outputs.append(tuple(values))
+    return Trace(tuple(tokens), tuple(outputs), rebased, read_state(machine, graph, plan))
+
+
+def read_state(machine: Machine, graph: Graph, plan: Plan) -> Mapping[str, IntArray]:
+    """The KV ring as a machine holds it now."""
+    arena = machine.address(f"{identifier(graph.model.name)}_arena")
+    state = {}
+    for name, buffer in graph.buffers.items():
+        if buffer.state:
+            content = machine.read(arena + plan.offsets[name], buffer.nbytes)
+            state[name] = np.frombuffer(content, buffer.dtype).reshape(buffer.shape)
+    return state
+
+
+def _first(expected: IntArray, observed: IntArray) -> tuple[int, int, int] | None:
+    """Element, expected and observed value of the first difference of two vectors."""
+    different = np.flatnonzero(expected.ravel() != observed.ravel())
+    if not len(different):
+        return None
+    element = int(different[0])
+    return element, int(expected.ravel()[element]), int(observed.ravel()[element])
+
+
+def compare(graph: Graph, expected: Trace, observed: Trace, start: int = 0) -> Difference | None:
+    """The first difference of two traces: by token, then op, then element; the KV ring as a whole comes last."""
+    for t in sorted(set(expected.rebased) ^ set(observed.rebased))[:1]:
+        op = graph.rebase[0]
+        happened = (int(t in expected.rebased), int(t in observed.rebased))
+        return Difference(start + t, len(graph.ops), op.label, op.kernel, "number of re-basings", 0, *happened)
+
+    wrong = np.zeros(len(expected.tokens), bool)
+    for ours, theirs in zip(expected.outputs, observed.outputs, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            wrong |= (a.reshape(len(wrong), -1) != b).any(1)
+    for t in range(len(wrong)):
+        for i, op in enumerate(graph.rebase):
+            if t in expected.rebased and (found := _first(expected.rebased[t][i], observed.rebased[t][i])):
+                return Difference(start + t, len(graph.ops) + i, op.label, op.kernel, op.outputs[0], *found)
+        if not wrong[t]:
+            continue
+        for i, op in enumerate(graph.ops):
+            for name, a, b in zip(op.outputs, expected.outputs[i], observed.outputs[i], strict=True):
+                if found := _first(a[t], b[t]):
+                    return Difference(start + t, i, op.label, op.kernel, name, *found)
+    for name, ring in expected.state.items():
+        if found := _first(ring, observed.state[name]):
+            last = start + len(expected.tokens) - 1
+            return Difference(last, len(graph.ops), name, "KV ring after the last token", name, *found)
+    return None
+
+
+def verify(
+    machine: Machine,
+    graph: Graph,
+    plan: Plan,
+    tokens: Sequence[int],
+    *,
+    rung: str,
+    title: str,
+    progress: Progress | None = None,
+) -> VerificationReport:
+    """Feed tokens to a machine and to the simulator, and compare every output of every op and the whole KV ring.
+
+    The machine is booted and the model initialised here. Stops at the first chunk that differs.
+    """
+    name = identifier(graph.model.name)
+    machine.boot()
+    machine.call(f"{name}_init")
+    regions = op_regions(graph, plan, machine.address(f"{name}_arena"))
+    simulator = Simulator(graph)
+    values = 0
+    for start in range(0, len(tokens), CHUNK):
+        chunk = tokens[start : start + CHUNK]
+        expected = record(simulator, chunk)
+        observed = observe(machine, graph, plan, regions, chunk, start)
+        difference = compare(graph, expected, observed, start)
+        values += sum(a.size for op in expected.outputs for a in op) + sum(a.size for a in expected.state.values())
+        if difference is not None:
+            return VerificationReport(rung, title, start + len(chunk), len(graph.ops), values, difference)
+        if progress is not None:
+            progress(start + len(chunk), len(tokens))
+    return VerificationReport(rung, title, len(tokens), len(graph.ops), values, None)
+
+
+def mismatch(report: VerificationReport) -> MismatchError:
+    """A report's difference as an error."""
+    d = report.difference
+    assert d is not None
+    return MismatchError(
+        f"{report.machine} differs from the simulator at token {d.token_index}, op {d.op_index} "
+        f'({d.kernel} "{d.label}"), {d.output}[{d.element}]: {d.observed}, not {d.expected}',
+        where=report.rung,
+        hint=f"compare {d.kernel} with its numpy twin in mcugen/kernels.py: pytest tests/test_kernels.py",
+    )
