@@ -49,7 +49,7 @@ def demand_of(graph: Graph, plan: Plan, *, code_bytes: int, static_bytes: int) -
 def largest_context(fits: Callable[[int], bool], upper: int) -> int:
     """Largest context in [1, upper] for which fits(context); 0 if there is none.
 
-    fits: true up to some context and false from there on, as the ring grows with every slot. Asked O(log upper) times.
+    fits: true up to some context and false from there on, as the ring grows with every slot.
     """
     low, high = 0, upper + 1  # fits(low) or low == 0; not fits(high) or high > upper
     while high - low > 1:
@@ -62,7 +62,13 @@ def largest_context(fits: Callable[[int], bool], upper: int) -> int:
 
 
 def check_fits(
-    graph: Graph, demand: Demand, plan: Plan, board: Board, *, ram_at: Callable[[int], int], boards: Iterable[Board] = ()
+    graph: Graph,
+    plan: Plan,
+    board: Board,
+    demand: Demand,
+    *,
+    ram_at: Callable[[int], int],
+    boards: Iterable[Board] = (),
 ) -> None:
     """Hold the demand against the board's flash and RAM.
 
@@ -79,11 +85,12 @@ def check_fits(
         )
     if demand.ram > board.ram.size:
         best = largest_context(lambda context: ram_at(context) <= board.ram.size, graph.context - 1)
+        hint = _context_hint(graph, best, ram_at, roomy) if best else _ram_hint(graph, plan, board, ram_at(1), roomy)
         raise DoesNotFitError(
             f"KV ring ({demand.ring:,} B), activations ({demand.activations:,} B), stack ({demand.stack:,} B) and "
             f"runtime ({demand.statics:,} B) need {demand.ram:,} B of RAM; {board.name} has {board.ram.size:,} B",
             where=f"memory plan, peak at {op_name(graph, plan.peak_op)}",
-            hint=_context_hint(graph, best, ram_at, roomy) if best else _ram_hint(graph, plan, board, ram_at(1), roomy),
+            hint=hint,
         )
 
 
@@ -115,7 +122,7 @@ def _ram_hint(graph: Graph, plan: Plan, board: Board, least: int, roomy: list[st
     slot = sum(b.nbytes for b in graph.buffers.values() if b.state) // graph.context  # ring bytes of --context 1
     fewer = layers - -(-(least - board.ram.size) * layers // slot) if slot else 0
     if fewer > 0:
-        return f"{hint}; a model with {fewer} layers instead of {layers} would fit"
+        return f"{hint}; a model of {layers - fewer} fewer layers ({fewer}, now {layers}) would fit"
     passing = sorted((-graph.buffers[n].nbytes, n) for n in plan.peak_buffers if not graph.buffers[n].state)
     largest = " and ".join(f"{name} ({-size:,} B)" for size, name in passing[:2])
     return f"{hint}; take a board with that much RAM, or a model that shrinks {largest or 'its KV ring'}"
@@ -128,7 +135,7 @@ def _flash_hint(graph: Graph, demand: Demand, plan: Plan, board: Board, roomy: l
     layer = sum(size for name, size in plan.flash if name.startswith("layers.")) // layers
     fewer = layers - -(-(demand.flash - board.flash.size) // layer) if layer else 0
     if fewer > 0:
-        return f"a model with {fewer} layers instead of {layers} (each takes {layer:,} B), or a board with more flash"
+        return f"{layers - fewer} fewer layers ({fewer}, now {layers}; {layer:,} B each), or a board with more flash"
     fixed = demand.flash - layers * layer
     return f"take a board with at least {demand.flash:,} B of flash: {fixed:,} B remain without any layer"
 

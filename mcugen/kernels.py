@@ -155,7 +155,7 @@ def _rotate(x: AnyInts, position: AnyInts, step: AnyInts, zero: AnyInts | int, s
     phase = np.asarray(position, np.int64)[..., None, None] * step.astype(np.int64)
     cosine, sine = sine_q15(phase + 2**30), sine_q15(phase)
     even, odd = pairs[..., 0], pairs[..., 1]
-    turned = np.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).reshape(x.shape)
+    turned: Ints = np.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).reshape(x.shape)
     return round_shift(turned + zero, shift)
 
 

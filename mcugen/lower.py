@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mcugen.errors import InternalError, UsageError
+from mcugen.errors import InputError, InternalError, UsageError
 from mcugen.ir import Buffer, Graph, KernelVariant, Linear, Op, QuantizedLayer, QuantizedModel
 from mcugen.kernels import EXPONENT_MAX, EXPONENT_MIN
+
+MAX_HEAD_DIM = 256  # |q . k| <= 256 * 2**15 * 127, so that the distance of two scores fits int32
 
 # Per kernel the C implementations, the most specialised first; the first whose needs a core meets is taken.
 VARIANTS: dict[str, tuple[KernelVariant, ...]] = {
@@ -133,9 +135,15 @@ def _key_parameters(model: QuantizedModel, layer: QuantizedLayer) -> dict[str, A
 def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozenset()) -> Graph:
     """Write down one decode step for a KV ring of `context` slots on a core with `features`.
 
-    Raises UsageError where the context is not in [1, trained context].
+    Raises UsageError where the context is not in [1, trained context], InputError where a head is too wide.
     """
     config = model.config
+    if config.head_dim > MAX_HEAD_DIM:
+        raise InputError(
+            f"a head of {config.head_dim} values is beyond {MAX_HEAD_DIM}, where a score fits int32",
+            where=f"model {model.name}, dim {config.dim}, n_heads {config.n_heads}",
+            hint=f"train the model with at least {-(-config.dim // MAX_HEAD_DIM)} heads",
+        )
     if not 1 <= context <= config.seq_len:
         raise UsageError(
             f"a context of {context} tokens is outside 1 to {config.seq_len}, the trained context of {model.name}",

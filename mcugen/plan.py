@@ -206,7 +206,7 @@ def _flash_items(graph: Graph) -> Iterator[tuple[str, int]]:
             for label, array, packing in _constants(op, name, value):
                 if (id(array), packing) not in seen:
                     seen.add((id(array), packing))
-                    yield label, (PACKINGS[packing](array) if packing else array).nbytes
+                    yield label, (PACKINGS[packing](array.astype(np.int8)) if packing else array).nbytes
 
 
 def _constants(op: Op, name: str, value: object) -> Iterator[tuple[str, NDArray[np.generic], str]]:

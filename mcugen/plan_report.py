@@ -108,7 +108,7 @@ def _memory(name: str, used: int, region: MemoryRegion, headroom: float) -> list
         return [line]
     wanted = round(region.size * headroom)
     verdict = "kept" if region.size - used >= wanted else f"NOT kept, {wanted - region.size + used:,} B short"
-    return [line, f"  headroom the board asks for: {wanted:,} B ({headroom:.0%}), {verdict}"]
+    return [line, f"  headroom the board asks for: {wanted:,} B ({100 * headroom:.0f} %), {verdict}"]
 
 
 def _peak(graph: Graph, plan: Plan) -> list[str]:

@@ -57,7 +57,7 @@ def text_calibration(model: Model, tokens: NDArray[np.int64], bos: int = 1) -> C
             where="calibration",
             hint="give a longer text, or leave --calibrate out to use the model's own samples",
         )
-    length = min(CALIBRATION_LENGTH, model.config.seq_len) - 1
+    length = max(1, min(CALIBRATION_LENGTH, model.config.seq_len) - 1)
     cut = [tokens[i : i + length] for i in range(0, min(len(tokens), CALIBRATION_TOKENS), length)]
     return calibrate(model, [np.concatenate([[bos], part]) for part in cut], "text")
 
@@ -171,6 +171,8 @@ def _quantize_layer(model: Model, index: int, seen: Calibration, residual: float
     smooth /= np.exp(np.log(smooth).mean())
     hidden_scale = smooth * float((hidden / smooth).max()) * BLOCK_HEADROOM / S16_MAX
     up = np.abs(seen.values["up", index]).max(0) + 1e-6
+    # no finer than one Q11 step of the gate resolves, so that a shift remains where a gate hardly opens
+    hidden_scale = np.maximum(hidden_scale, 3 * up * 2.0**-SILU_FRAC / S16_MAX)
     swiglu_shift = int(np.floor(np.log2((S16_MAX / 1.25) / (up * 2.0**-SILU_FRAC / hidden_scale).max())))
     if not 1 <= swiglu_shift <= 30:
         raise InternalError(f"a SwiGLU shift of {swiglu_shift} is not in [1, 30]", where=f"{label}.swiglu")

@@ -25,6 +25,7 @@ from pathlib import Path
 from elftools.elf.elffile import ELFFile
 from intelhex import IntelHex
 
+from mcugen.cache import Cache, default_cache_dir
 from mcugen.cores import gcc_core_flags, zig_core_flags
 from mcugen.errors import DoesNotFitError, ToolError, UsageError
 from mcugen.ir import Board, Firmware, Project
@@ -210,7 +211,7 @@ def build(
     cache_dir: where objects and images are kept; $MCUGEN_CACHE or the user's cache folder where None.
     Raises ToolError where the compiler or linker rejects the project, DoesNotFitError where the image is too large.
     """
-    cache = _Cache(_default_cache_dir() if cache_dir is None else cache_dir)
+    cache = Cache(default_cache_dir() if cache_dir is None else cache_dir)
     job = _Job(project, toolchain, (opt, *extra_flags), ("-shared",) if shared else (), cache)
     image = cache.load(job.image_key())
     if image is None:
@@ -221,41 +222,6 @@ def build(
 
 
 @dataclass(frozen=True, slots=True)
-class _Cache:
-    """Files named by the hash of everything they were made from. Safe to delete at any time."""
-
-    folder: Path
-
-    def load(self, key: str) -> bytes | None:
-        try:
-            return (self.folder / key[:2] / key).read_bytes()
-        except OSError:
-            return None
-
-    def store(self, key: str, content: bytes) -> None:
-        """Keep `content`; where the folder cannot be written, the next build is merely slower."""
-        path = self.folder / key[:2] / key
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-                file.write(content)
-            os.replace(file.name, path)
-        except OSError:
-            return
-
-
-def _default_cache_dir() -> Path:
-    """Return $MCUGEN_CACHE, else mcugen's folder in the platform's place for a user's caches."""
-    if stated := os.environ.get("MCUGEN_CACHE"):
-        return Path(stated)
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mcugen" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mcugen"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mcugen"
-
-
-@dataclass(frozen=True, slots=True)
 class _Job:
     """One build: what is compiled, by what, with which flags."""
 
@@ -263,7 +229,7 @@ class _Job:
     toolchain: Toolchain
     flags: tuple[str, ...]
     output_flags: tuple[str, ...]
-    cache: _Cache
+    cache: Cache
 
     def compile_flags(self) -> list[str]:
         includes = [f"-I{folder}" for folder in self.project.include_dirs]

@@ -17,6 +17,7 @@ import numpy as np
 PAGE = mmap.PAGESIZE
 FILLER = 0xA5
 GARBAGE = 0x5A  # what an output holds before the call
+LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class _Yard:
         end = start + array.nbytes
         copy = usable[start:end].view(array.dtype).reshape(array.shape)
         copy[...] = array
-        if ctypes.CDLL(None).mprotect(ctypes.c_void_p(address + forbidden), ctypes.c_size_t(PAGE), 0):
+        if LIBC.mprotect(ctypes.c_void_p(address + forbidden), ctypes.c_size_t(PAGE), 0):
             raise OSError("mprotect failed")
         self._placed.append((usable, start, end, array.tobytes() if constant else None))
         return copy

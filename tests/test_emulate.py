@@ -18,7 +18,7 @@ from mcugen import toolchain
 from mcugen.boards import load_board
 from mcugen.emulate import cortex_m
 from mcugen.emulate.cortex_m import CortexM
-from mcugen.emulate.elf import parse_elf
+from mcugen.emulate.elf import Elf, Symbol, parse_elf
 from mcugen.emulate.host import HostMachine, find_libasan
 from mcugen.emulate.machine import FirmwareFault, Machine, Region
 from mcugen.emulate.qemu import run_console
@@ -44,8 +44,9 @@ def require_tool(reason: str) -> NoReturn:
 
 
 def build(project: Project, extra_flags: tuple[str, ...] = (), opt: str = "-O2") -> Firmware:
+    sanitizes = any(flag.startswith("-fsanitize") for flag in extra_flags)
     try:
-        chosen = toolchain.find_toolchain("auto", project.board)
+        chosen = toolchain.find_toolchain("gcc" if sanitizes else "auto", project.board)
     except ToolError as error:
         require_tool(str(error))
     on_host = project.linker_script is None
@@ -143,6 +144,14 @@ def test_boot_initialises_data_and_forgets_what_was_written(machine: Machine) ->
     machine.boot()
     accumulator = machine.address("accumulator")  # a host library may lie elsewhere now
     assert machine.call("load_at", accumulator) == 7
+
+
+def test_memory_that_nobody_initialises_is_not_zero(watched: CortexM) -> None:
+    last = 0x20020000 - 4
+    assert watched.read(last, 4) == bytes.fromhex("a5a5a5a5")
+    watched.write(last, bytes(4))
+    watched.boot()
+    assert watched.read(last, 4) == bytes.fromhex("a5a5a5a5")
 
 
 def test_on_op_sees_each_op_with_the_memory_of_that_moment(machine: Machine) -> None:
@@ -378,12 +387,46 @@ def test_bytes_that_are_no_elf_are_refused() -> None:
     )
 
 
+def test_a_stripped_elf_is_refused(firmware: Firmware) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_elf(firmware.image.replace(b".symtab\0", b".nothing"))
+    assert str(caught.value) == (
+        "the ELF has no symbol table\n  where: firmware\n  try:   link it without -s or --strip-all"
+    )
+
+
+def test_a_global_symbol_wins_and_two_static_ones_are_refused() -> None:
+    static = Symbol("twin", 0x100, 4, is_function=False, is_global=False)
+    shared = replace(static, address=0x200, is_global=True)
+    assert Elf((), (static, shared)).symbol("twin") == shared
+    with pytest.raises(ToolError) as caught:
+        Elf((), (static, replace(static, address=0x300))).symbol("twin")
+    assert str(caught.value) == (
+        "the firmware has 2 symbols named twin\n"
+        "  where: symbol table of the ELF\n"
+        "  try:   give the static ones different names"
+    )
+
+
+def test_a_static_object_needs_an_exported_neighbour() -> None:
+    source = b"__attribute__((used)) static int hidden = 1;\n"
+    machine = HostMachine(build(Project("hidden", load_board("host"), {"h.c": source}, ("h.c",), (".",), None)))
+    machine.boot()
+    with pytest.raises(ToolError) as caught:
+        machine.address("hidden")
+    assert str(caught.value) == (
+        "cannot place hidden\n  where: host library\n  try:   export at least one function or object"
+    )
+    machine.close()
+
+
 # ---------------------------------------------------------------- counts
 
 
 @pytest.mark.parametrize("n", [1, 2, 1000])
 def test_counts_equal_those_made_by_hand(watched: CortexM, n: int) -> None:
     for _ in range(2):  # the second time, every block is translated already
+        watched.call("recurse", 3)  # deeper in the stack
         watched.reset_profile()
         assert watched.call("counted", n) == 0x1235
         profile = watched.profile()
@@ -420,6 +463,13 @@ def test_counts_are_the_same_while_ops_are_observed(board: CortexM) -> None:
     assert board.profile() == alone
 
 
+def test_the_cycle_counter_shows_instructions(watched: CortexM) -> None:
+    before = watched.call("load_at", 0xE0001004)  # DWT_CYCCNT
+    watched.call("counted", 100)
+    between = watched.call("load_at", 0xE0001004) - before
+    assert between == (3 + 9 * 100 + 4) + 2  # and one load_at: ldr, bx
+
+
 def test_the_profile_covers_boot(firmware: Firmware) -> None:
     machine = CortexM(firmware)
     machine.boot()
@@ -449,10 +499,14 @@ def test_the_console_streams(firmware: Firmware) -> None:
 
 def test_streaming_does_not_change_the_counts(firmware: Firmware) -> None:
     machine = CortexM(firmware)
-    assert list(machine.console(b"hello\n\n"))
+    assert b"".join(machine.console(b"hello\n\n")) == b"> 05\n> 00\n\x04"
     counts = machine.profile().instructions
     assert counts["counted"] == 2 * (3 + 9 * 3 + 4)
     assert counts["middle"] == 6 + 5
+    machine.reset_profile()
+    for length in (2, 3, 2, 3, 1):  # the same writes, in one go each
+        machine.call("mg_port_write", machine.address("constants"), length)
+    assert machine.profile().instructions == {"mg_port_write": counts["mg_port_write"]}
 
 
 def test_the_clock_tree_comes_up(firmware: Firmware) -> None:

@@ -6,8 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("unicorn") if os.environ.get("MCUGEN_REQUIRE_TOOLS") != "1" else None
+from projects import project, require
 
 from mcugen.boards import load_board
 from mcugen.emulate import cortex_m
@@ -15,13 +14,10 @@ from mcugen.emulate.cortex_m import CortexM
 from mcugen.emulate.machine import FirmwareFault
 from mcugen.emulate.stm32f4 import Stm32f4
 from mcugen.errors import ToolError
-from mcugen.ir import Project
-from mcugen.ports import port_files
-from mcugen.toolchain import build, find_toolchain
-from test_toolchain import linker_script
+from mcugen.toolchain import build
 
 RCC_PLLCFGR, RCC_CFGR, FLASH_ACR, USART2_BRR = 0x40023804, 0x40023808, 0x40023C00, 0x40004408
-RCC_CR, PWR_CSR = 0x40023800, 0x40007004
+RCC_CR, PWR_CSR, CPACR = 0x40023800, 0x40007004, 0xE000ED88
 
 # Says what its clock is, then repeats what it is told up to a full stop.
 MAIN = b"""#include "port.h"
@@ -74,11 +70,9 @@ def toolchain_name(request: pytest.FixtureRequest) -> str:
 
 def machine(toolchain_name: str, main: bytes, cache: Path) -> CortexM:
     board = load_board("nucleo")
-    port = port_files(board)
-    files = {**port.files, "main.c": main, "linker.ld": linker_script(board)}
-    project = Project("port", board, files, (*port.sources, "main.c"), port.include_dirs, "linker.ld")
+    firmware = build(project(board, main=main), require(toolchain_name, board), cache_dir=cache)
     try:
-        return CortexM(build(project, find_toolchain(toolchain_name, board), cache_dir=cache))
+        return CortexM(firmware)
     except ToolError as error:
         if os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1":
             pytest.fail(str(error))
@@ -94,6 +88,7 @@ def test_the_board_runs_at_180_mhz_and_talks(toolchain_name: str, tmp_path: Path
     assert 16_000_000 // (pllcfgr & 63) * (pllcfgr >> 6 & 511) // (2 + 2 * (pllcfgr >> 16 & 3)) == 180_000_000
     assert pllcfgr >> 22 & 1 == 0
     assert min(pllcfgr >> 24 & 15, pllcfgr >> 28 & 7) >= 2
+    assert registers.read(CPACR, 4) == 15 << 20  # the FPU: full access to coprocessors 10 and 11
     assert registers.read(RCC_CFGR, 4) == 2 << 2 | 2 | 5 << 10 | 4 << 13  # PLL; APB1 / 4, APB2 / 2
     assert registers.read(FLASH_ACR, 4) == 0x705  # caches, prefetch, 5 wait states
     assert registers.read(USART2_BRR, 4) == round(45_000_000 / 115_200)

@@ -98,6 +98,7 @@ class CortexM:
     def call(self, symbol: str, *args: int) -> int:
         if self._uc is None:
             raise InternalError(f"call of {symbol} before boot, or after a fault", where=self._where)
+        self._at_console = False
         registers = (arm.UC_ARM_REG_R0, arm.UC_ARM_REG_R1, arm.UC_ARM_REG_R2, arm.UC_ARM_REG_R3)
         for register, value in zip(registers, args, strict=False):
             self._uc.reg_write(register, value & 0xFFFFFFFF)
@@ -222,7 +223,8 @@ class CortexM:
         state.code_origin, state.code_size = self._board.flash.origin, self._board.flash.size
         state.stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
         state.read_register = ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value
-        state.pc_register = arm.UC_ARM_REG_PC
+        state.write_register = ctypes.cast(uclib.uc_reg_write, ctypes.c_void_p).value
+        state.pc_register, state.status_register = arm.UC_ARM_REG_PC, arm.UC_ARM_REG_XPSR
         state.stack_low, state.stack_high = self._stack_bottom, self._stack_top
         state.stack_lowest = self._stack_top
         self._add_native_hook(unicorn.UC_HOOK_BLOCK, self._hook.mg_on_block)

@@ -116,7 +116,8 @@ class Machine(Protocol):
         """Call symbol(token) for each token; return what the ops left behind.
 
         start: position in the sequence of the first token. The i-th result joins, in the order in which the
-        ops finished during call i, the bytes of each op's regions at position start + i.
+        ops finished during call i, the bytes of each op's regions at position start + i. The callback of on_op
+        rests meanwhile.
         """
 
     def close(self) -> None:

@@ -12,6 +12,7 @@
 enum {
     MG_SLOTS = 1 << 16,   /* of the table of blocks; a power of two */
     MG_FILL = 1 << 15,    /* blocks at most: half full, so that a search ends soon */
+    MG_IT_STATE = (3 << 25) | (63 << 10), /* of XPSR */
     MG_UC_MEM_WRITE = 17  /* unicorn.h: uc_mem_type; a read is 16 */
 };
 
@@ -35,6 +36,7 @@ typedef struct {
     const uint8_t *code;       /* contents of the flash */
     int (*stop)(void *engine); /* uc_emu_stop */
     int (*read_register)(void *engine, int id, void *value); /* uc_reg_read */
+    int (*write_register)(void *engine, int id, const void *value); /* uc_reg_write */
     uint64_t instructions;     /* since the last reset of the profile */
     uint64_t loads;
     uint64_t stores;
@@ -52,7 +54,7 @@ typedef struct {
     uint32_t stop_size;
     uint32_t stop_pc;
     uint32_t blocks;           /* slots in use */
-    uint32_t reserved;
+    uint32_t status_register;  /* UC_ARM_REG_XPSR */
     mg_block_t block[MG_SLOTS];
 } mg_profile_t;
 
@@ -140,6 +142,14 @@ void mg_on_access(void *engine, int type, uint64_t address, int size, int64_t va
         profile->stop_size = (uint32_t)size;
         (void)profile->read_register(engine, (int)profile->pc_register, &profile->stop_pc);
         stop(engine, profile, MG_STOP_MISALIGNED, where);
+    }
+    /* unicorn 2.1.4 leaves the IT state of the access behind, and the next block would run under its condition
+     * (unicorn issue 2309). The block that runs now has its conditions compiled in: clear the state. */
+    uint32_t status = 0;
+    (void)profile->read_register(engine, (int)profile->status_register, &status);
+    if ((status & MG_IT_STATE) != 0u) {
+        status &= ~(uint32_t)MG_IT_STATE;
+        (void)profile->write_register(engine, (int)profile->status_register, &status);
     }
 }
 

@@ -35,6 +35,7 @@ class ProfileState(ctypes.Structure):
         ("code", ctypes.c_void_p),
         ("stop", ctypes.c_void_p),
         ("read_register", ctypes.c_void_p),
+        ("write_register", ctypes.c_void_p),
         ("instructions", ctypes.c_uint64),
         ("loads", ctypes.c_uint64),
         ("stores", ctypes.c_uint64),
@@ -52,7 +53,7 @@ class ProfileState(ctypes.Structure):
         ("stop_size", ctypes.c_uint32),
         ("stop_pc", ctypes.c_uint32),
         ("blocks", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("status_register", ctypes.c_uint32),
         ("block", Block * SLOTS),
     )
 

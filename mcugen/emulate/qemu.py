@@ -30,8 +30,8 @@ def run_console(
 ) -> bytes:
     """Run an application from reset and return everything that its console prints.
 
-    typed: lines; each is sent when the output ends with `prompt`. The run ends when the application prints EOT,
-    which is not returned, or prompts again after the last line.
+    typed: lines; each is sent when the output ends with `prompt`. The run ends when the application prompts again
+    after the last line or, where EOT is not itself the prompt, prints EOT, which is not returned.
     timeout: seconds. options: more of QEMU's own, e.g. to log what it executes.
     Raises FirmwareFault when the time has passed, or when QEMU stops by itself; ToolError where QEMU is missing,
     or has no such board.
@@ -69,7 +69,7 @@ def _converse(command: list[str], typed: bytes, timeout: float, prompt: bytes) -
         try:
             while chunk := os.read(qemu.stdout.fileno(), _CHUNK):
                 output += chunk
-                if _END in output:
+                if prompt != _END and _END in output:
                     return bytes(output[: output.index(_END)])
                 if output.endswith(prompt):
                     if not lines:

@@ -85,7 +85,7 @@ __asm__(".syntax unified\n"
         "    bne   1b\n"
         "    str.w r2, [sp]\n" /* 32 bits long */
         "    pop   {r1, r3}\n"
-        "    mov   r0, r2\n"
+        "    mov.w r0, r2\n"  /* 32 bits long */
         "    bx    lr\n"
         ".size counted, . - counted\n"
         ".section .text.middle,\"ax\",%progbits\n"

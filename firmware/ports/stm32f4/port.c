@@ -48,8 +48,8 @@ enum {
     CR1_UE_TE_RE = (1 << 13) | (1 << 3) | (1 << 2)
 };
 
-/* The PLL: 16 MHz / 8 = 2 MHz in, * 180 = 360 MHz VCO, / 2 = 180 MHz (6.3.2). Bit 22 clear: the source is HSI, which needs
- * no crystal and no solder bridge. Q and R feed peripherals that are not used; 2 is the lowest legal value of both. */
+/* The PLL: 16 MHz / 8 = 2 MHz in, * 180 = 360 MHz VCO, / 2 = 180 MHz (6.3.2). Bit 22 clear: the source is HSI, which
+ * needs no crystal and no solder bridge. Q and R feed peripherals that are not used; 2 is the lowest legal value. */
 enum {
     HSI_HZ = 16000000,
     PLL_M = 8,

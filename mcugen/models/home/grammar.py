@@ -398,11 +398,9 @@ def _nothing(rng: Random) -> str:
     draw = rng.random()
     if draw < 0.84:
         text = fill(rng, choose(rng, rng.choice(CHAT)), {})
-        return (
-            text
-            if rng.random() < 0.8
-            else rng.choice(("please ", "hey, ", "ok, ", "so ", "robot, ", "can you ")) + text
-        )
+        if rng.random() >= 0.8:
+            text = rng.choice(("please ", "hey, ", "ok, ", "so ", "robot, ", "can you ")) + text
+        return text
     template, skeleton = draw_template(rng, held_out=False)
     if draw < 0.94:
         while not skeleton.endswith(" {in_room}") or template.form == "remark":

@@ -1,8 +1,9 @@
 """Phrases written by hand, with the action each one asks for. No model has been trained on any of them.
 
 DEVELOPMENT was looked at while the grammar grew. TEST was written before the grammar's patterns and is
-only counted: a wrong answer there is never mended with a pattern made for it. The author of both is the
-author of the grammar, so read the figures as an upper bound of what strangers will see.
+only counted: a wrong answer there is never mended with a pattern made for it. The grammar could say about
+one in nine of TEST word for word (18 of 167 in a million draws); the training stream leaves those out. Both
+have the same author as the grammar, so read the figures as an upper bound of what strangers will see.
 """
 
 from __future__ import annotations

@@ -1,0 +1,56 @@
+"""Small projects for the tests of toolchains, ports and emulators."""
+
+from __future__ import annotations
+
+import os
+
+import jinja2
+import pytest
+
+from mcugen.errors import ToolError
+from mcugen.ir import Board, Project
+from mcugen.ports import port_files
+from mcugen.resources import data_dir
+from mcugen.toolchain import Toolchain, find_toolchain
+
+
+def template(file: str, /, **values: object) -> bytes:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(data_dir("templates") / "c"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(file).render(**values).encode()
+
+
+def linker_script(board: Board) -> bytes:
+    return template(
+        "linker.ld.j2",
+        board_name=board.name,
+        flash_origin=f"{board.flash.origin:#010x}",
+        flash_size=board.flash.size,
+        ram_origin=f"{board.ram.origin:#010x}",
+        ram_size=board.ram.size,
+        stack_size=board.stack_bytes,
+    )
+
+
+def project(board: Board, **sources: bytes) -> Project:
+    """The port of `board` and `sources`, given as name=content for name.c."""
+    port = port_files(board)
+    written = {f"{name}.c": content for name, content in sources.items()}
+    script = None if board.core == "host" else "linker.ld"
+    files = {**port.files, **written} | ({} if script is None else {script: linker_script(board)})
+    return Project("demo", board, files, (*port.sources, *written), port.include_dirs, script)
+
+
+def require(name: str, board: Board) -> Toolchain:
+    """Find a compiler; skip without it, or fail where all tools are required."""
+    try:
+        return find_toolchain(name, board)
+    except ToolError as error:
+        if os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1":
+            pytest.fail(str(error))
+        pytest.skip(str(error))

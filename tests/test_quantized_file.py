@@ -1,0 +1,544 @@
+"""The quantised model as one file: everything comes back, and nothing wrong gets in."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from zoo import SHAPES, configs, model_of, quantized, random_tokenizer, random_tokens, shapes
+
+from mcugen.errors import InputError, InternalError
+from mcugen.ir import Config, QuantizedModel, Tokenizer
+from mcugen.lower import lower
+from mcugen.quantize import calibrate, quantize
+from mcugen.quantized_file import load_quantized, save_quantized
+from mcugen.simulate import simulate
+
+MQA, NARROW, GQA = SHAPES["mqa"], SHAPES["narrow"], SHAPES["gqa"]
+TOKENIZER = random_tokenizer(11)
+FULL = save_quantized(quantized(MQA), TOKENIZER)
+
+
+def same(one: object, two: object) -> bool:
+    """Equal in every field, dtype and element."""
+    if isinstance(one, np.ndarray):
+        assert isinstance(two, np.ndarray)
+        return one.dtype == two.dtype and one.dtype.isnative and np.array_equal(one, two)
+    if dataclasses.is_dataclass(one):
+        assert type(one) is type(two)
+        return all(same(getattr(one, f.name), getattr(two, f.name)) for f in dataclasses.fields(one))
+    if isinstance(one, tuple):
+        assert isinstance(two, tuple)
+        return len(one) == len(two) and all(map(same, one, two))
+    return type(one) is type(two) and one == two
+
+
+# ---------------------------------------------------------------- there and back
+
+
+@shapes()
+def test_a_model_comes_back(config: Config, tmp_path: Path) -> None:
+    model = quantized(config)
+    content = save_quantized(model)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    for source in (content, path):
+        loaded, tokenizer = load_quantized(source)
+        assert same(model, loaded)
+        assert tokenizer is None
+    assert save_quantized(loaded) == content
+
+
+@settings(max_examples=10)
+@given(configs(), st.integers(0, 2**32 - 1))
+def test_any_shape_comes_back(config: Config, seed: int) -> None:
+    model = model_of(config, seed)
+    integers = quantize(model, calibrate(model, [random_tokens(config, config.seq_len)], "random tokens"))
+    content = save_quantized(integers, random_tokenizer(config.vocab_size))
+    loaded, tokenizer = load_quantized(content)
+    assert same(integers, loaded)
+    assert same(random_tokenizer(config.vocab_size), tokenizer)
+
+
+def test_what_comes_back_computes_the_same() -> None:
+    model = quantized(GQA)
+    loaded = load_quantized(save_quantized(model))[0]
+    tokens = random_tokens(GQA, 20).tolist()
+    one, two = (simulate(lower(m, 8), tokens) for m in (model, loaded))
+    for a, b in zip(one.outputs, two.outputs, strict=True):
+        assert same(a, b)
+
+
+def test_a_shared_classifier_is_stored_once_and_shared_again() -> None:
+    loaded = load_quantized(FULL)[0]
+    assert loaded.classifier.codes is loaded.embedding.codes
+    assert "classifier.codes" not in stored(FULL)
+    assert "classifier.codes" in stored(save_quantized(quantized(GQA)))
+    codes = quantized(MQA).embedding.codes.copy()
+    codes[0, 0] ^= 1
+    model = quantized(MQA)
+    torn = dataclasses.replace(model, classifier=dataclasses.replace(model.classifier, codes=codes))
+    with pytest.raises(InternalError) as caught:
+        save_quantized(torn)
+    assert caught.value.what == "the shared classifier has other codes than the embedding"
+
+
+def test_the_tokenizer_comes_back() -> None:
+    with_bytes = random_tokenizer(300)
+    changed = dataclasses.replace(TOKENIZER, unk=3, bos=4, eos=0, lowercase=True, prompt_suffix="\n→ \0")
+    for config, tokenizer in ((MQA, TOKENIZER), (MQA, changed), (GQA, with_bytes)):
+        loaded = load_quantized(save_quantized(quantized(config), tokenizer))[1]
+        assert same(tokenizer, loaded)
+        assert loaded is not None and not loaded.ranks.flags.writeable
+    assert with_bytes.first_byte == 3
+
+
+def test_loaded_arrays_are_read_only() -> None:
+    model = load_quantized(FULL)[0]
+    for array in (model.embedding.codes, model.layers[0].key_zero, model.final_norm.gain, model.rope_step):
+        assert not array.flags.writeable
+
+
+def test_real_numbers_are_stored_exactly() -> None:
+    config = dataclasses.replace(MQA, rope_theta=500000.1, norm_eps=1e-6)
+    model = dataclasses.replace(quantized(MQA), config=config)
+    content = save_quantized(model)
+    assert header(content)["config"]["norm_eps"] == (1e-6).hex()
+    assert load_quantized(content)[0].config == config
+
+
+def test_a_big_endian_model_gives_the_same_bytes() -> None:
+    model = quantized(MQA)
+    swapped = dataclasses.replace(model, rope_step=model.rope_step.astype(">u4"))
+    layer = model.layers[0]
+    wq = dataclasses.replace(layer.wq, multiplier=layer.wq.multiplier.astype(">i2"))
+    swapped = dataclasses.replace(swapped, layers=(dataclasses.replace(layer, wq=wq),))
+    assert save_quantized(swapped) == save_quantized(model)
+
+
+def test_the_bytes_are_the_same_in_every_process() -> None:
+    program = "import test_quantized_file as t; print(t.hashlib.sha256(t.FULL).hexdigest())"
+    expected = hashlib.sha256(FULL).hexdigest()
+    for seed in ("0", "1"):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+        done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, check=True, text=True)
+        assert done.stdout.strip() == expected
+
+
+def test_the_safetensors_library_reads_it() -> None:
+    tensors = stored(FULL)
+    assert np.array_equal(tensors["embedding.codes"], quantized(MQA).embedding.codes)
+    assert tensors["tokenizer.pieces"].tobytes() == b"".join(TOKENIZER.pieces)
+    assert (len(FULL) - sum(t.nbytes for t in tensors.values())) % 8 == 0  # tensors start on 8 bytes
+
+
+# ---------------------------------------------------------------- wrong files are refused
+
+DTYPES = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "U8": "<u1", "U32": "<u4", "F32": "<f4", "I64": "<i8"}
+
+
+def stored(content: bytes) -> dict[str, np.ndarray]:
+    raw = safetensors.deserialize(content)
+    return {n: np.frombuffer(bytes(e["data"]), DTYPES[e["dtype"]]).reshape(e["shape"]).copy() for n, e in raw}
+
+
+def header(content: bytes) -> dict[str, Any]:
+    (size,) = struct.unpack_from("<Q", content)
+    return json.loads(json.loads(content[8 : 8 + size])["__metadata__"]["mcugen"])
+
+
+def packed(tensors: dict[str, np.ndarray], metadata: dict[str, str]) -> bytes:
+    """A safetensors file, written down once more after its own description."""
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    at = 0
+    for name, array in tensors.items():
+        dtype = names["<" + array.dtype.str[1:]]
+        entries[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+        at += array.nbytes
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + b"".join(array.tobytes() for array in tensors.values())
+
+
+Change = Callable[[dict[str, Any], dict[str, np.ndarray]], object]
+
+
+def changed(change: Change, content: bytes = FULL) -> bytes:
+    """The file after change(header, tensors), with a digest that is right again."""
+    head, tensors = header(content), stored(content)
+    change(head, tensors)
+    del head["digest"]
+    text = json.dumps(head, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        array = tensors[name]
+        digest.update(f"\0{name}\0{array.dtype.str}\0{array.shape}\0".encode() + array.tobytes())
+    head["digest"] = digest.hexdigest()
+    return packed(tensors, {"mcugen": json.dumps(head, sort_keys=True, separators=(",", ":"))})
+
+
+def refusal(content: bytes) -> tuple[str, str]:
+    with pytest.raises(InputError) as caught:
+        load_quantized(content)
+    assert caught.value.where == "quantized model"
+    return caught.value.what, caught.value.hint
+
+
+def test_a_file_changed_by_nothing_is_read() -> None:
+    assert same(load_quantized(changed(lambda head, tensors: None))[0], quantized(MQA))
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    path = tmp_path / "none.safetensors"
+    with pytest.raises(InputError) as caught:
+        load_quantized(path)
+    assert str(caught.value) == (
+        "cannot read the quantized model: No such file or directory\n"
+        f"  where: quantized model {path}\n"
+        "  try:   give the path of a file that mcugen quantize wrote"
+    )
+
+
+def test_no_safetensors_file() -> None:
+    hint = "give a file that mcugen quantize wrote; if it is one, copy or quantize it again"
+    for content in (b"", b"hello, world", FULL[:-1], FULL + b"\0"):
+        assert refusal(content) == (f"the {len(content):,} bytes are not a whole safetensors file", hint)
+
+
+def test_a_safetensors_file_of_something_else() -> None:
+    what = "the safetensors file has no mcugen entry in its metadata"
+    for metadata in ({}, {"format": "pt"}):
+        assert refusal(packed(stored(FULL), metadata)) == (what, "mcugen quantize writes one")
+    assert refusal(struct.pack("<Q", 22) + b'{"__metadata__": null}')[0] == what
+    again = "quantize the model again"
+    for text in ("{", "", "[" * 100_000):
+        assert refusal(packed({}, {"mcugen": text})) == ("the mcugen entry of the metadata is not JSON", again)
+    for text in ("[]", "{}", '{"format": "other"}'):
+        expected = 'the metadata is not of the format "mcugen quantized model"'
+        assert refusal(packed({}, {"mcugen": text})) == (expected, again)
+
+
+@pytest.mark.parametrize("version", [2, 0, "1", True, 1.0, None])
+def test_another_version(version: object) -> None:
+    assert refusal(changed(lambda head, tensors: head.update(version=version))) == (
+        f"the file is of version {version!r}; this mcugen reads version 1",
+        "quantize the model again with this mcugen, or read it with the one that wrote it",
+    )
+
+
+def test_a_changed_byte_of_a_tensor() -> None:
+    damaged = bytearray(FULL)
+    damaged[-1] ^= 1
+    assert refusal(bytes(damaged)) == (
+        "the content does not match its digest",
+        "the file is damaged: copy or quantize it again",
+    )
+
+
+def test_a_tensor_type_that_no_model_has() -> None:
+    content = packed({"x": np.zeros(2, "<f4")}, {"mcugen": json.dumps(header(FULL))})
+    assert refusal(content) == ("tensor x is of type F32", "the types are I8, I16, I32, U8, U32")
+
+
+def put(name: str, value: object) -> Change:
+    """Set one entry of the header, by its path."""
+
+    def change(head: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        *path, last = name.split("/")
+        for part in path:
+            head = head[part]
+        head[last] = value
+
+    return change
+
+
+def tensor(name: str, value: np.ndarray) -> Change:
+    return lambda head, tensors: tensors.update({name: value})
+
+
+def element(name: str, value: int) -> Change:
+    return lambda head, tensors: tensors[name].reshape(-1).put(0, value)
+
+
+def drop(name: str) -> Change:
+    def change(head: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        *path, last = name.split("/")
+        target: dict[str, Any] = tensors
+        if last not in tensors:
+            target = head
+            for part in path:
+                target = target[part]
+        del target[last]
+
+    return change
+
+
+def in_range(low: str, high: str) -> str:
+    return f"it must be an integer in [{low}, {high}]"
+
+
+def counted(names: int) -> str:
+    return f"quantize the model again: version 1 has {names} of that kind here"
+
+
+HEX = 'it must be a positive number in hexadecimal, as in "0x1.0p+0"'
+LINE = "it must be 1 to 255 printable characters"
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "hint"),
+    [
+        # names
+        (drop("recipe"), "entry recipe is missing", counted(9)),
+        (put("more", 1), "entry 'more' is unknown", counted(9)),
+        (drop("config/dim"), "config dim is missing", counted(10)),
+        (put("config/more", 1), "config 'more' is unknown", counted(10)),
+        (drop("integers/eps"), "integer eps is missing", counted(17)),
+        (put("integers/more", 1), "integer 'more' is unknown", counted(17)),
+        (drop("layers.0.wq.codes"), "tensor layers.0.wq.codes is missing", counted(26)),
+        (tensor("more", np.zeros(1, "<i1")), "tensor 'more' is unknown", counted(26)),
+        (drop("tokenizer/bos"), "tokenizer setting bos is missing", counted(6)),
+        (put("config/n_layers", 2), "tensor layers.1.att_norm.gain is missing", counted(44)),
+        (put("tokenizer", None), "tensor 'tokenizer.offsets' is unknown", counted(23)),
+        # config
+        (put("config", []), "config is []", "it must be a mapping of names to values"),
+        (put("config/dim", 0), "dim is 0", in_range("1", "65,536")),
+        (put("config/dim", True), "dim is True", in_range("1", "65,536")),
+        (put("config/dim", 32.0), "dim is 32.0", in_range("1", "65,536")),
+        (put("config/vocab_size", 65_537), "vocab_size is 65537", in_range("1", "65,536")),
+        (put("config/n_layers", 10**30), f"n_layers is {10**30}", in_range("1", "1,024")),
+        (put("config/shared_classifier", 1), "shared_classifier is 1", "it must be true or false"),
+        (
+            put("config/n_heads", 3),
+            "dim 32, n_heads 3 and n_kv_heads 1 do not go together",
+            "each must be a multiple of the next",
+        ),
+        (put("config/n_heads", 32), "head_dim is 1", "it must be even and at most 256"),
+        (put("config/rope_theta", 1.0), "rope_theta is 1.0", HEX),
+        (put("config/rope_theta", "nan"), "rope_theta is 'nan'", HEX),
+        (put("config/rope_theta", "inf"), "rope_theta is 'inf'", HEX),
+        (put("config/norm_eps", "-0x1p-3"), "norm_eps is '-0x1p-3'", HEX),
+        (put("config/norm_eps", "0x1p+99999"), "norm_eps is '0x1p+99999'", HEX),
+        (put("config/norm_eps", "small"), "norm_eps is 'small'", HEX),
+        # integers, at the ends of kernels.h's ranges
+        (put("integers", None), "integers is None", "it must be a mapping of names to values"),
+        (put("integers/eps", 0), "eps is 0", in_range("1", "281,474,976,710,656")),
+        (put("integers/eps", 2**48 + 1), f"eps is {2**48 + 1}", in_range("1", "281,474,976,710,656")),
+        (put("integers/max_position", 8), "max_position is 8", in_range("9", "1,073,741,824")),
+        (put("integers/embedding.shift", 0), "embedding.shift is 0", in_range("1", "62")),
+        (put("integers/embedding.shift", 63), "embedding.shift is 63", in_range("1", "62")),
+        (put("integers/classifier.shift", 2), "classifier.shift is 2", in_range("3", "49")),
+        (put("integers/layers.0.w2.shift", 50), "layers.0.w2.shift is 50", in_range("3", "49")),
+        (put("integers/final_norm.gain_frac", 16), "final_norm.gain_frac is 16", in_range("-14", "15")),
+        (
+            put("integers/layers.0.att_norm.gain_frac", -15),
+            "layers.0.att_norm.gain_frac is -15",
+            in_range("-14", "15"),
+        ),
+        (put("integers/layers.0.key_shift", 8), "layers.0.key_shift is 8", in_range("0", "7")),
+        (put("integers/layers.0.key_shift", -1), "layers.0.key_shift is -1", in_range("0", "7")),
+        (put("integers/layers.0.score_shift", 0), "layers.0.score_shift is 0", in_range("1", "62")),
+        (put("integers/layers.0.swiglu_shift", 31), "layers.0.swiglu_shift is 31", in_range("1", "30")),
+        # tensors
+        (
+            tensor("layers.0.wk.codes", np.zeros((8, 31), "<i1")),
+            "tensor layers.0.wk.codes has the shape (8, 31)",
+            "its config asks for (8, 32)",
+        ),
+        (
+            tensor("layers.0.wk.codes", np.zeros((8, 32), "<u1")),
+            "tensor layers.0.wk.codes is of type uint8",
+            "it must be int8",
+        ),
+        (element("embedding.codes", -128), "tensor embedding.codes holds -128", "its values must be in [-127, 127]"),
+        (
+            element("layers.0.w1.multiplier", -1),
+            "tensor layers.0.w1.multiplier holds -1",
+            "its values must be in [0, 32,767]",
+        ),
+        (element("layers.0.score", -2), "tensor layers.0.score holds -2", "its values must be in [0, 32,767]"),
+        (
+            element("layers.0.key_zero", -(127 << 22) - 1),
+            "tensor layers.0.key_zero holds -532676609",
+            "its values must be in [-532,676,608, 532,676,608]",
+        ),
+        # texts
+        (put("name", ""), "name is ''", LINE),
+        (put("name", "a\nb"), "name is 'a\\nb'", LINE),
+        (put("name", 7), "name is 7", LINE),
+        (put("recipe", "x" * 256), "recipe is '" + "x" * 56 + "...", LINE),
+        (put("recipe", "\ud800"), "recipe is '\\ud800'", LINE),
+        (put("sha256", "A" * 64), "sha256 is '" + "A" * 56 + "...", "it must be 64 digits of hexadecimal"),
+        # tokenizer
+        (put("tokenizer", 1), "tokenizer is 1", "it must be a mapping of names to values"),
+        (put("tokenizer/eos", 11), "eos is 11", in_range("0", "10")),
+        (put("tokenizer/lowercase", 0), "lowercase is 0", "it must be true or false"),
+        (put("tokenizer/prompt_suffix", "\udcff"), "prompt_suffix is '\\udcff'", "it must be a text"),
+        (put("tokenizer/first_byte", 3), "first_byte is 3", "11 tokens cannot hold all bytes: null"),
+        (
+            element("tokenizer.ranks", -1),
+            "tensor tokenizer.ranks holds -1",
+            "its values must be in [0, 2,147,483,647]",
+        ),
+    ],
+)
+def test_a_wrong_entry_is_refused(change: Change, what: str, hint: str) -> None:
+    assert refusal(changed(change)) == (what, hint)
+
+
+def test_pieces_are_cut_where_they_may() -> None:
+    size = sum(map(len, TOKENIZER.pieces))
+    good = stored(FULL)["tokenizer.offsets"]
+    for index, value in ((0, 1), (1, 0), (-1, size - 1), (3, int(good[2]))):
+        offsets = good.copy()
+        offsets[index] = value
+        assert refusal(changed(tensor("tokenizer.offsets", offsets))) == (
+            "tensor tokenizer.offsets does not cut the pieces",
+            f"it must rise from 0 to {size:,} in steps of 1 to 1,024",
+        )
+
+
+def test_byte_tokens_are_where_first_byte_says() -> None:
+    content = save_quantized(quantized(GQA), random_tokenizer(300))
+    assert refusal(changed(put("tokenizer/first_byte", 4), content)) == (
+        "first_byte is 4",
+        "the 256 byte tokens <0x00> to <0xFF> must follow from there",
+    )
+
+
+def test_a_zero_point_beyond_its_shift_is_refused() -> None:
+    model = quantized(MQA)
+    layer = dataclasses.replace(model.layers[0], key_shift=1, key_zero=np.full(8, (127 << 16) + 1, np.int32))
+    assert refusal(save_quantized(dataclasses.replace(model, layers=(layer,)))) == (
+        "tensor layers.0.key_zero holds a magnitude of 8,323,073",
+        "its shift allows 8,323,072",
+    )
+    fits = dataclasses.replace(layer, key_zero=np.full(8, -127 << 16, np.int32))
+    load_quantized(save_quantized(dataclasses.replace(model, layers=(fits,))))
+
+
+def test_an_accumulator_beyond_int32_is_refused() -> None:
+    hidden = 133_145  # times 127 * 127 is the first sum beyond int32
+    wide = dataclasses.replace(MQA, dim=2, n_heads=1, hidden_dim=hidden, vocab_size=2)
+    content = save_quantized(wide_model(wide, np.full((2, hidden), 127, np.int8)))
+    assert refusal(content) == (
+        "an accumulator of layers.0.w2.codes can reach 2,147,495,705",
+        "it must stay below 2,147,483,648 (int32)",
+    )
+    codes = np.full((2, hidden), -127, np.int8)
+    codes[:, 0] = -32  # the last sum within int32
+    load_quantized(save_quantized(wide_model(wide, codes)))
+
+
+def wide_model(config: Config, w2: np.ndarray) -> QuantizedModel:
+    """A model of this shape whose arrays are zero but for w2, built from the fields of a real one."""
+    model = quantized(MQA)
+    sizes = {"wq": (2, 2), "wk": (2, 2), "wv": (2, 2), "wo": (2, 2), "w1": (config.hidden_dim, 2)}
+    sizes |= {"w3": sizes["w1"], "w2": w2.shape}
+
+    def linear(rows: int, cols: int, codes: np.ndarray | None = None):
+        codes = np.zeros((rows, cols), np.int8) if codes is None else codes
+        return dataclasses.replace(model.classifier, codes=codes, multiplier=np.zeros(rows, np.int16))
+
+    norm = dataclasses.replace(model.final_norm, gain=np.zeros(2, np.int16))
+    parts: dict[str, Any] = {name: linear(*shape, w2 if name == "w2" else None) for name, shape in sizes.items()}
+    layer = dataclasses.replace(
+        model.layers[0],
+        **parts,
+        att_norm=norm,
+        ffn_norm=norm,
+        key_zero=np.zeros(2, np.int32),
+        score=np.zeros(1, np.int16),
+    )
+    table = linear(2, 2)
+    return dataclasses.replace(
+        model,
+        config=config,
+        layers=(layer,),
+        embedding=table,
+        classifier=table,
+        final_norm=norm,
+        rope_step=np.zeros(1, np.uint32),
+    )
+
+
+# ---------------------------------------------------------------- damage
+
+
+def read_or_refuse(content: bytes) -> tuple[QuantizedModel, Tokenizer | None] | None:
+    try:
+        return load_quantized(content)
+    except InputError as error:
+        assert error.what and error.hint
+        return None
+
+
+@given(st.integers(0, len(FULL) - 1), st.integers(1, 255))
+def test_a_damaged_byte_is_refused_or_harmless(index: int, flip: int) -> None:
+    damaged = bytearray(FULL)
+    damaged[index] ^= flip
+    loaded = read_or_refuse(bytes(damaged))
+    if loaded is not None:
+        assert same(loaded, (quantized(MQA), TOKENIZER))
+
+
+@given(st.data())
+def test_cut_and_spliced_files_are_refused(data: st.DataObject) -> None:
+    start, end = sorted(data.draw(st.tuples(st.integers(0, len(FULL)), st.integers(0, len(FULL)))))
+    content = FULL[:start] + data.draw(st.binary(max_size=40)) + FULL[end:]
+    loaded = read_or_refuse(content)
+    if loaded is not None:
+        assert same(loaded, (quantized(MQA), TOKENIZER))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_refused(content: bytes) -> None:
+    assert read_or_refuse(content) is None
+    assert read_or_refuse(struct.pack("<Q", len(content)) + content) is None
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("0x1p+0"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def paths(value: object, at: str = "") -> list[str]:
+    """Every place in the header, as put() takes it."""
+    if not isinstance(value, dict):
+        return []
+    return [at + key for key in value] + [path for key in value for path in paths(value[key], f"{at}{key}/")]
+
+
+@settings(max_examples=200)
+@given(st.sampled_from(paths(header(FULL))), JSON)
+def test_any_value_anywhere_in_the_header_is_checked(path: str, value: object) -> None:
+    if path == "digest":
+        return
+    loaded = read_or_refuse(changed(put(path, value)))
+    if loaded is not None:  # what was let in is what the file says, and can be written again
+        assert load_quantized(save_quantized(*loaded)) is not None
+
+
+@given(
+    st.sampled_from(sorted(stored(FULL))), st.sampled_from(sorted(DTYPES)), st.lists(st.integers(0, 40), max_size=3)
+)
+def test_any_type_and_shape_of_a_tensor_is_checked(name: str, dtype: str, shape: list[int]) -> None:
+    value = np.zeros(shape, DTYPES[dtype])
+    original = stored(FULL)[name]
+    loaded = read_or_refuse(changed(tensor(name, value)))
+    assert loaded is None or (value.shape, value.dtype) == (original.shape, original.dtype)

@@ -1,0 +1,70 @@
+"""The tables in C are those of numpy, and those are what their comments say."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from pathlib import Path
+
+import native
+import numpy as np
+import pytest
+
+from mcugen import tables
+
+FOLDER = Path(__file__).resolve().parent.parent / "firmware" / "kernels"
+NAMES = ("EXP2_Q15", "SINE_Q15", "SIGMOID_Q15")
+C_TYPES = {"uint16": ctypes.c_uint16, "int16": ctypes.c_int16}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_c_has_the_same_table(name):
+    """Type and length as tables.h declares them, so that no value is read or left out by mistake."""
+    table = getattr(tables, name)
+    header = (FOLDER / "tables.h").read_text(encoding="utf-8")
+    ((c_type, length),) = re.findall(rf"extern const (\w+)_t mg_{name.lower()}\[(\d+)\];", header)
+    assert (c_type, int(length)) == (str(table.dtype), len(table))
+    library = native.load([FOLDER / "tables.c"], [FOLDER])
+    values = (C_TYPES[c_type] * len(table)).in_dll(library, f"mg_{name.lower()}")
+    np.testing.assert_array_equal(np.array(values), table)
+
+
+def test_c_has_no_other_table():
+    defined = re.findall(r"^const \w+ mg_(\w+)\[", (FOLDER / "tables.c").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(defined) == sorted(name.lower() for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tables_are_read_only(name):
+    with pytest.raises(ValueError, match="read-only"):
+        getattr(tables, name)[0] = 1
+
+
+def test_exp2_is_rounded_once_and_halves_after_an_octave():
+    """Only the first entry is not the nearest integer: 32768 does not fit int16."""
+    real = 2.0 ** (15 - np.arange(64) / 64)
+    assert tables.EXP2_Q15[0] == 32767
+    np.testing.assert_allclose(tables.EXP2_Q15[1:], real[1:], rtol=0, atol=0.5)
+    assert (np.diff(tables.EXP2_Q15.astype(int)) < 0).all()
+    assert abs(tables.EXP2_Q15[32] - 2**14.5) <= 0.5
+
+
+def test_sine_is_one_exact_turn():
+    sine = tables.SINE_Q15.astype(int)
+    np.testing.assert_allclose(sine, 32767 * np.sin(np.arange(513) * np.pi / 256), rtol=0, atol=0.5)
+    assert sine[512] == sine[0] == sine[256] == 0
+    np.testing.assert_array_equal(sine[:256], -sine[256:512])
+    np.testing.assert_array_equal(sine[:257], sine[256::-1])
+    assert np.abs(np.diff(sine)).max() <= 403  # rope.c's bound on an interpolation step
+    assert (sine**2 + np.roll(sine[:512], -128)[np.arange(513) % 512] ** 2).max() <= 32768**2  # rope.c's bound
+
+
+def test_sigmoid_is_symmetric_and_rises():
+    sigmoid = tables.SIGMOID_Q15.astype(int)
+    real = 32768 / (1 + np.exp(-(np.arange(65) - 32) / 4))
+    np.testing.assert_allclose(sigmoid, real, rtol=0, atol=0.5)
+    assert sigmoid[32] == 16384
+    assert np.abs(sigmoid + sigmoid[::-1] - 32768).max() <= 1
+    steps = np.diff(sigmoid)
+    assert steps.min() > 0
+    assert steps.max() <= 2**11  # swiglu.c's bound on an interpolation step
