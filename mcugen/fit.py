@@ -72,10 +72,11 @@ def check_fits(
 ) -> None:
     """Hold the demand against the board's flash and RAM.
 
-    ram_at: RAM in bytes of the same model planned for another context. boards: those worth recommending.
+    ram_at: RAM in bytes of the same model planned for another context. boards: from which the smallest
+    with room for this context is recommended; never the host.
     Raises DoesNotFitError with the largest context that fits or, where none does, with what would.
     """
-    roomy = [b.name for b in boards if b.name != board.name and fits_board(demand, b)]
+    roomy = [b.name for b in sorted(boards, key=_size) if b.core != "host" and fits_board(demand, b)]
     if demand.flash > board.flash.size:
         raise DoesNotFitError(
             f"constants ({demand.constants:,} B) and code ({demand.code:,} B) need {demand.flash:,} B of flash; "
@@ -106,6 +107,10 @@ def op_name(graph: Graph, index: int) -> str:
 
 
 # ---------------------------------------------------------------- hints
+
+
+def _size(board: Board) -> tuple[int, int, str]:
+    return board.ram.size, board.flash.size, board.name
 
 
 def _context_hint(graph: Graph, best: int, ram_at: Callable[[int], int], roomy: list[str]) -> str:

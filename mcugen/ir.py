@@ -289,7 +289,10 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The first value that differs, in the order the firmware computes."""
+    """The first value that differs, in the order the firmware computes.
+
+    kernel: empty where no op is to blame; label then says when (verify.BEFORE_THE_OPS, AFTER_THE_OPS).
+    """
 
     token_index: int
     op_index: int

@@ -42,7 +42,7 @@ from mcugen.sampler import Sampler, make_sampler
 from mcugen.simulate import Simulator, greedy
 from mcugen.tokenizer import decode, encode, read_tokenizer, tokenizer_tables
 from mcugen.toolchain import build, find_toolchain, to_bin, to_hex
-from mcugen.verify import verify
+from mcugen.verify import mismatch, verify
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -255,6 +255,12 @@ class Ladder:
     def instructions_per_token(self) -> float | None:
         return None if self.profile is None else self.profile.total / self.profiled_tokens
 
+    def raise_for_difference(self) -> None:
+        """Raise MismatchError with the first difference, if there is one."""
+        for report in self.reports:
+            if report.difference is not None:
+                raise mismatch(report)
+
     def to_json(self) -> dict[str, object]:
         profile = self.profile
         return {
@@ -403,11 +409,7 @@ class _Rungs:
         self._progress(title, 0, 1)
         observed = b"".join(text for _, text in answers(run(typed)))
         sampled = list(generate(graph, tokenizer, "the", sampler, SAMPLED_TOKENS))
-        expected = (
-            _check_lines(graph, self._tokens[:count])
-            + decode(tokenizer, sampled, prompt_tokens(tokenizer, "the")[-1])
-            + b"\n"
-        )
+        expected = _check_lines(graph, self._tokens[:count]) + _answer(tokenizer, "the", sampled)
         self._progress(title, 1, 1)
         banner = f"{graph.model.name} on {self._layout.board.name}\n".encode()
         if observed != banner + expected:
@@ -434,6 +436,12 @@ def _unicorn(firmware: Firmware, watch_accesses: bool = True) -> CortexM:
 
 def _qemu(firmware: Firmware, typed: bytes) -> Iterator[bytes]:
     yield qemu.run_console(firmware, typed, timeout=300.0, prompt=END_OF_TRANSMISSION)
+
+
+def _answer(tokenizer: Tokenizer, prompt: str, tokens: list[int]) -> bytes:
+    """What the console prints for the tokens that follow a prompt."""
+    text = decode(tokenizer, tokens, prompt_tokens(tokenizer, prompt)[-1])
+    return text.replace(END_OF_TRANSMISSION, b"") + b"\n"
 
 
 def _check_lines(graph: Graph, tokens: list[int]) -> bytes:
@@ -485,7 +493,7 @@ def run_prompt(layout: Layout, firmware: Firmware, prompt: str, sampler: Sampler
         )
     typed = f"#tokens {max_tokens}\n{_sampler_line(sampler)}\n".encode() + line + b"\n"
     on_host = layout.board.core == "host"
-    stream = host_console.console(firmware, typed) if on_host else _unicorn(firmware).console(typed)
+    stream = host_console.console(firmware, typed) if on_host else _unicorn(firmware, watch_accesses=False).console(typed)
     for index, part in answers(stream):
         if index == 3:  # after the banner and two settings
             yield part
@@ -525,6 +533,8 @@ def build_folder(
     progress("compile", 1, 1)
     on_host = layout.board.core == "host"
     ladder = climb(layout, None if on_host else firmware, tokens, command, progress) if tokens else None
+    if ladder is not None:
+        ladder.raise_for_difference()
 
     files: dict[str, bytes] = dict(project.files)
     files["memory.txt"] = plan_text(layout).encode()

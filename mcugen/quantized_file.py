@@ -129,7 +129,7 @@ def save_quantized(model: QuantizedModel, tokenizer: Tokenizer | None = None) ->
         "version": VERSION,
         "name": model.name,
         "config": _config_to_json(model.config),
-        "integers": dict(sorted(integers.items())),
+        "integers": integers,
         "sha256": model.sha256,
         "recipe": model.recipe,
         "tokenizer": None,

@@ -248,7 +248,7 @@ def render_c(
         "context": graph.context,
         "max_position": graph.model.max_position,
         "max_tokens": max_tokens,
-        "prompt_tokens": PROMPT_TOKENS,
+        "prompt_tokens": PROMPT_TOKENS + len(suffix),
         "plan": plan,
         "arena_words": -(-plan.arena_bytes // 4),
         "offsets": _offsets(graph, plan),

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import os
 import platform
+import posixpath
 import re
 import shutil
 import subprocess
@@ -173,6 +174,7 @@ def compile_flags(board: Board, toolchain_name: str) -> list[str]:
     flags = [*_LANGUAGE, *_WARNINGS]
     if toolchain_name == "zig":
         flags.append("-fno-sanitize=undefined")  # zig adds it at -O0
+        flags.append("-fno-unroll-loops")  # clang unrolls four-row loops beyond the registers of a Cortex-M
     if board.core == "host":
         return [*flags, "-fPIC", *defines]
     core_flags = zig_core_flags if toolchain_name == "zig" else gcc_core_flags
@@ -246,9 +248,8 @@ class _Job:
         ]
 
     def object_key(self, source: str) -> str:
-        """Hash of the compiler, its flags, this source and every file that it could include."""
-        excluded = {*self.project.sources, self.project.linker_script} - {source}
-        inputs = {path: content for path, content in self.project.files.items() if path not in excluded}
+        """Hash of the compiler, its flags, this source and every file that it includes."""
+        inputs = {path: self.project.files[path] for path in _included(self.project, source)}
         return _digest("object", self.toolchain.version, _machine(), source, self.compile_flags(), inputs)
 
     def image_key(self) -> str:
@@ -257,6 +258,35 @@ class _Job:
         inputs = {} if script is None else {script: self.project.files[script]}
         objects = [self.object_key(source) for source in self.project.sources]
         return _digest("image", self.toolchain.version, _machine(), *objects, self.link_flags(), inputs)
+
+
+_INCLUDE = re.compile(rb'#[ \t]*include[ \t]*["<]([^">\n]+)[">]')
+_UNCLEAR = re.compile(
+    rb'#[ \t]*(include(?![ \t]*["<])|include_next|import|embed|/\*)|%:|\?\?=|__has_include|incbin'
+)
+
+
+def _included(project: Project, source: str) -> set[str]:
+    """The project's files that compiling `source` reads, itself included, whatever its #ifs say.
+
+    A name is looked for as the preprocessor does: beside the file that names it, then in include_dirs. All files,
+    where a file includes by other means than a plain #include of a name.
+    """
+    found: set[str] = set()
+    waiting = [source]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        content = project.files[path].replace(b"\\\n", b"")
+        if _UNCLEAR.search(content):
+            return set(project.files)
+        for name in _INCLUDE.findall(content):
+            places = (posixpath.dirname(path), *project.include_dirs)
+            candidates = (posixpath.normpath(posixpath.join(place, name.decode())) for place in places)
+            waiting += [candidate for candidate in candidates if candidate in project.files][:1]
+    return found
 
 
 def _machine() -> str:

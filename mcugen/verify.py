@@ -18,6 +18,14 @@ from mcugen.simulate import Simulator, record
 
 CHUNK = 50  # tokens traced at a time: bounds memory, and how late a difference is seen
 
+# Where a difference is that no op is to blame for: the label of such a Difference, whose kernel is empty.
+BEFORE_THE_OPS = "before its ops"
+AFTER_THE_OPS = "after its ops"
+_HINTS = {
+    BEFORE_THE_OPS: "compare when the step calls rebase with Simulator.feed in mcugen/simulate.py",
+    AFTER_THE_OPS: "each op wrote what it should: look for a write beside an op's outputs, or a wrong offset in the plan",
+}
+
 IntArray = NDArray[np.integer]
 Progress = Callable[[int, int], None]
 
@@ -110,16 +118,15 @@ def _first(expected: IntArray, observed: IntArray) -> tuple[int, int, int] | Non
 
 def compare(graph: Graph, expected: Trace, observed: Trace, start: int = 0) -> Difference | None:
     """The first difference of two traces: by token, then op, then element; the KV ring as a whole comes last."""
-    for t in sorted(set(expected.rebased) ^ set(observed.rebased))[:1]:
-        op = graph.rebase[0]
-        happened = (int(t in expected.rebased), int(t in observed.rebased))
-        return Difference(start + t, len(graph.ops), op.label, op.kernel, "number of re-basings", 0, *happened)
-
+    unequal = min(set(expected.rebased) ^ set(observed.rebased), default=None)
     wrong = np.zeros(len(expected.tokens), bool)
     for ours, theirs in zip(expected.outputs, observed.outputs, strict=True):
         for a, b in zip(ours, theirs, strict=True):
             wrong |= (a.reshape(len(wrong), -1) != b).any(1)
     for t in range(len(wrong)):
+        if t == unequal:
+            happened = (int(t in expected.rebased), int(t in observed.rebased))
+            return Difference(start + t, len(graph.ops), BEFORE_THE_OPS, "", "re-basings", 0, *happened)
         for i, op in enumerate(graph.rebase):
             if t in expected.rebased and (found := _first(expected.rebased[t][i], observed.rebased[t][i])):
                 return Difference(start + t, len(graph.ops) + i, op.label, op.kernel, op.outputs[0], *found)
@@ -132,7 +139,7 @@ def compare(graph: Graph, expected: Trace, observed: Trace, start: int = 0) -> D
     for name, ring in expected.state.items():
         if found := _first(ring, observed.state[name]):
             last = start + len(expected.tokens) - 1
-            return Difference(last, len(graph.ops), name, "KV ring after the last token", name, *found)
+            return Difference(last, len(graph.ops), AFTER_THE_OPS, "", name, *found)
     return None
 
 
@@ -173,9 +180,11 @@ def mismatch(report: VerificationReport) -> MismatchError:
     """A report's difference as an error."""
     d = report.difference
     assert d is not None
+    place = f'op {d.op_index} ({d.kernel} "{d.label}")' if d.kernel else d.label
+    hint = _HINTS.get(d.label, f"compare {d.kernel} with its numpy twin: pytest tests/test_kernels.py -k {d.kernel}")
     return MismatchError(
-        f"{report.machine} differs from the simulator at token {d.token_index}, op {d.op_index} "
-        f'({d.kernel} "{d.label}"), {d.output}[{d.element}]: {d.observed}, not {d.expected}',
+        f"{report.machine} differs from the simulator at token {d.token_index}, {place}, "
+        f"{d.output}[{d.element}]: {d.observed}, not {d.expected}",
         where=report.rung,
-        hint=f"compare {d.kernel} with its numpy twin in mcugen/kernels.py: pytest tests/test_kernels.py",
+        hint=hint,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import inspect
+import math
 import re
 from pathlib import Path
 
@@ -246,6 +247,21 @@ def test_rmsnorm_s16_at_every_power_of_two(exponent):
             check_rmsnorm(x, gain, gain_frac, max(1, total - 1))
 
 
+@pytest.mark.parametrize("start", range(0, 2**14, 2**10))
+def test_rmsnorm_s16_at_perfect_squares(start):
+    """Where a root is exact, one less is a wrong one; the gain makes an output show it."""
+    x, gain = np.array([1], np.int16), np.array([24577], np.int16)
+    for root in range(start + 1, start + 2**10, 61):
+        check_rmsnorm(x, gain, 1 - root.bit_length(), max(1, root * root - 1))
+
+
+@given(st.integers(0, 2**32 - 1) | st.integers(0, 2**16 - 1).map(lambda root: root * root))
+@example(2**32 - 1)
+def test_isqrt32_is_exact(square):
+    for x in (square, max(0, square - 1)):
+        assert int(kernels.isqrt32(np.int64(x))) == math.isqrt(x)
+
+
 # ---------------------------------------------------------------- rotary position embedding
 
 
@@ -278,6 +294,14 @@ def test_rope_s16_at_every_entry_of_the_sine(offset):
         vector = np.tile(x, 16)
         (y,) = run_c("rope_s16", Out("int16", (64,)), vector, 1, rope_struct(step, 1))
         equal(y, kernels.rope_s16(vector, np.int64(1), step))
+
+
+def test_rope_s16_at_any_phase():
+    """One head of 16,384 pairs: enough for the last bit of the interpolation to show."""
+    step = np.random.default_rng(0).integers(0, 2**32, 2**14, dtype=np.uint32)
+    x = np.tile(np.array([-32768, 0], np.int16), len(step))
+    (y,) = run_c("rope_s16", Out("int16", x.shape), x, 1, rope_struct(step, 1))
+    equal(y, kernels.rope_s16(x, np.int64(1), step))
 
 
 @st.composite

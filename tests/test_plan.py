@@ -26,7 +26,7 @@ from mcugen.plan import check_plan, plan_memory
 from mcugen.plan_report import plan_json, plan_report
 from mcugen.quantize import calibrate, quantize
 
-NUCLEO = load_board("nucleo-f446re")
+NUCLEO = dataclasses.replace(load_board("nucleo-f446re"), stack_bytes=1536)
 STORIES = Config(64, 172, 5, 8, 4, 512, 512, True)  # the shape of stories260K
 CODE, STATICS = 20_000, 64
 VARIANT = KernelVariant("mg_test", "kernels/test.c")
@@ -429,6 +429,12 @@ def test_the_largest_context_is_exact(limit: int, upper: int) -> None:
     assert len(asked) <= 12
 
 
+def test_the_largest_of_few_contexts_is_exact() -> None:
+    for upper in range(1, 33):
+        for limit in range(upper + 2):
+            assert largest_context(lambda context, limit=limit: context <= limit, upper) == min(limit, upper)
+
+
 def test_nothing_fits_where_there_is_no_context_to_try() -> None:
     assert largest_context(lambda context: True, 0) == 0
 
@@ -486,11 +492,14 @@ def test_too_little_ram_is_answered_with_the_largest_context() -> None:
     )
     assert ram_at(397) == 130_760
     assert ram_at(398) > 131_072
+    assert "try:   --context 127 (now 128) needs 44,360 B" in does_not_fit(128, board_with(ram_at(127)))
 
 
 def test_a_board_that_has_room_is_named() -> None:
     large = board_with(ram=512 * 1024, name="large")
-    assert does_not_fit(512, NUCLEO, (NUCLEO, board_with(1024), large)).endswith(
+    larger = board_with(ram=1024 * 1024, name="a larger one")
+    host = dataclasses.replace(board_with(ram=256 * 1024, name="host"), core="host")
+    assert does_not_fit(512, NUCLEO, (larger, host, NUCLEO, board_with(1024), large)).endswith(
         "--context 397 (now 512) needs 130,760 B; or --board large"
     )
     assert does_not_fit(512, board_with(3000), (large,)).endswith(
@@ -573,6 +582,19 @@ def test_the_report_names_waiting_buffers_and_missing_headroom() -> None:
     assert "waits for op 10 (linear_add_s16, layers.0.wo)" in report
     assert "scratch of the op" in report
     assert "largest context" not in report
+
+
+@given(graphs())
+def test_any_plan_can_be_reported(graph: Graph) -> None:
+    plan = plan_memory(graph, NUCLEO)
+    report = plan_report(graph, plan, NUCLEO, demand(graph, plan))
+    buffers = report[report.index("Buffers by offset") :]
+    for name, offset in plan.offsets.items():
+        row = next(line.split() for line in buffers.splitlines() if line.split()[:1] == [name])
+        assert row[1:3] == [f"{offset:,}", f"{graph.buffers[name].nbytes:,}"]
+    peak = report[report.index("Peak: ") : report.index("What would change it")]
+    assert all(graph.buffers[name].state or f"  {name} " in peak for name in plan.peak_buffers)
+    assert json.loads(json.dumps(plan_json(graph, plan, NUCLEO, demand(graph, plan))))["peak"]["op"] == plan.peak_op
 
 
 def test_the_json_holds_every_buffer() -> None:

@@ -69,17 +69,17 @@ def held_out(length: int, count: int) -> list[np.ndarray]:
 
 
 def test_budget_on_the_real_checkpoint():
-    """0.005 nats and 96 % over 2,048 tokens that calibration did not see."""
+    """0.0042 nats and 96 % over 2,048 tokens that calibration did not see."""
     kl, same = cost(stories(), lower(stories_quantized(), 256), held_out(256, 8))
-    assert kl.mean() < 0.005
+    assert kl.mean() < 0.0042
     assert same.mean() > 0.96
 
 
 def test_budget_past_the_trained_context():
     """Tokens 1,024 to 1,400 of one stream, after the first re-basing, with a ring of 64."""
     kl, same = cost(stories(), lower(stories_quantized(), 64), held_out(1400, 1))
-    assert kl[1024:].mean() < 0.006
-    assert same[1024:].mean() > 0.94
+    assert kl[1024:].mean() < 0.0045
+    assert same[1024:].mean() > 0.96
 
 
 def test_own_samples_calibrate_as_well_as_text(monkeypatch):
@@ -92,7 +92,6 @@ def test_own_samples_calibrate_as_well_as_text(monkeypatch):
 
 
 # ---------------------------------------------------------------- calibration
-
 
 MODEL = model_of(SHAPES["gqa"])
 
@@ -116,6 +115,13 @@ def _final_norm(tokens: np.ndarray) -> np.ndarray:
         tokens[None]
     )
     return kept[0]
+
+
+def test_own_samples_are_drawn_anew_in_each_batch():
+    """256 sequences of 16 tokens: a batch drawn twice would show in what the final norm saw."""
+    rows = self_calibration(MODEL).values["final_norm", 0]
+    assert 256 * 8 < len(rows) <= 256 * 16
+    assert len(np.unique(rows, axis=0)) > 0.9 * (len(rows) - 256)  # the first token is always bos
 
 
 def test_the_text_is_too_short():
@@ -173,11 +179,12 @@ def test_a_row_of_zeros_has_codes_of_zero():
     assert (scale > 0).all()
 
 
-@given(st.lists(st.floats(1e-9, 1.0), min_size=1, max_size=9), st.integers(-40, 13))
-def test_to_multiplier_keeps_15_bits_of_the_largest(ratios, exponent):
-    ratio = np.array(ratios) * 2.0**exponent
+@given(st.lists(st.floats(1e-9, 1.0), max_size=9), st.floats(0.5, 1.0, exclude_max=True), st.integers(-47, 14))
+def test_to_multiplier_keeps_15_bits_of_the_largest(ratios, largest, exponent):
+    ratio = np.array([*ratios, 1.0]) * largest * 2.0**exponent
     multiplier, shift = to_multiplier(ratio, "here")
     assert multiplier.dtype == np.int16
+    assert shift == 15 - exponent
     assert 2**14 <= multiplier.max() <= 2**15 - 1
     assert multiplier.min() >= 0
     assert (np.abs(multiplier * 2.0**-shift - ratio) <= 2.0**-shift).all()

@@ -327,11 +327,13 @@ LINE = "it must be 1 to 255 printable characters"
             "each must be a multiple of the next",
         ),
         (put("config/n_heads", 32), "head_dim is 1", "it must be even and at most 256"),
+        (put("config/dim", 1032), "head_dim is 258", "it must be even and at most 256"),
         (put("config/rope_theta", 1.0), "rope_theta is 1.0", HEX),
         (put("config/rope_theta", "nan"), "rope_theta is 'nan'", HEX),
         (put("config/rope_theta", "inf"), "rope_theta is 'inf'", HEX),
         (put("config/norm_eps", "-0x1p-3"), "norm_eps is '-0x1p-3'", HEX),
         (put("config/norm_eps", "0x1p+99999"), "norm_eps is '0x1p+99999'", HEX),
+        (put("config/norm_eps", "0x0p+0"), "norm_eps is '0x0p+0'", HEX),
         (put("config/norm_eps", "small"), "norm_eps is 'small'", HEX),
         # integers, at the ends of kernels.h's ranges
         (put("integers", None), "integers is None", "it must be a mapping of names to values"),
@@ -439,6 +441,9 @@ def test_an_accumulator_beyond_int32_is_refused() -> None:
         "it must stay below 2,147,483,648 (int32)",
     )
     codes = np.full((2, hidden), -127, np.int8)
+    codes[:, 0] = -33
+    assert refusal(save_quantized(wide_model(wide, codes)))[0].endswith("can reach 2,147,483,767")
+    codes = codes.copy()
     codes[:, 0] = -32  # the last sum within int32
     load_quantized(save_quantized(wide_model(wide, codes)))
 

@@ -213,7 +213,9 @@ def test_only_what_changed_is_compiled_again(
 
     header = dataclasses.replace(first, files={**first.files, "ports/port.h": first.files["ports/port.h"] + b"\n"})
     build(header, compiler, cache_dir=cache)
-    assert runs.take() == sorted([*first.sources, "link"])
+    readers = [source for source in first.sources if b'"port.h"' in first.files[source]]
+    assert runs.take() == sorted([*readers, "link"])
+    assert readers != list(first.sources)  # memcpy and the like have no header
 
     stack = dataclasses.replace(NUCLEO, stack_bytes=2048)
     assert build(project(stack, main=MAIN), compiler, cache_dir=cache).stack_bytes == 2048
@@ -221,6 +223,37 @@ def test_only_what_changed_is_compiled_again(
 
     build(first, compiler, opt="-Os", cache_dir=cache)
     assert runs.take() == sorted([*first.sources, "link"])
+
+
+@pytest.mark.parametrize(
+    ("files", "read"),
+    [
+        ({"main.c": b'#include "a.h"\n', "a.h": b"", "b.h": b""}, ["a.h", "main.c"]),
+        ({"main.c": b"  # include <a.h>\n", "a.h": b'#include "b.h"', "b.h": b'#include "a.h"'}, ["a.h", "b.h", "main.c"]),
+        ({"main.c": b'#include "a.h"', "x/a.h": b'#include "b.h"', "x/b.h": b"", "b.h": b""}, ["main.c", "x/a.h", "x/b.h"]),
+        ({"main.c": b'#include "a.h"', "x/a.h": b"", "y/a.h": b""}, ["main.c", "x/a.h"]),
+        ({"main.c": b'#include "x/../a.h"', "a.h": b"", "x/a.h": b""}, ["a.h", "main.c"]),
+        ({"main.c": b'#inc\\\nlude \\\n"a.h"', "a.h": b"", "b.h": b""}, ["a.h", "main.c"]),
+        ({"main.c": b"#include <stdint.h>\n", "a.h": b""}, ["main.c"]),
+        ({"main.c": b'#define NAME "a.h"\n#include NAME\n', "a.h": b"", "b.h": b""}, ["a.h", "b.h", "main.c"]),
+        ({"main.c": b'#include "a.h"', "a.h": b'#if __has_include("b.h")\n#endif\n', "b.h": b""}, ["a.h", "b.h", "main.c"]),
+    ],
+    ids=["one", "cycle", "beside", "order", "dots", "continued", "system", "macro", "has_include"],
+)  # fmt: skip
+def test_an_object_depends_on_what_its_source_includes(files: dict[str, bytes], read: list[str]) -> None:
+    assert sorted(toolchain._included(Project("demo", HOST, files, ("main.c",), (".", "x", "y"), None), "main.c")) == read
+
+
+def test_the_includes_found_are_those_the_compiler_reads(host_compiler: Toolchain, tmp_path: Path) -> None:
+    made = project(HOST, main=MAIN)
+    for path, content in made.files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    for source in made.sources:
+        command = [*host_compiler.command, "-MM", *(f"-I{folder}" for folder in made.include_dirs), source]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        named = done.stdout.split(":", 1)[1].replace("\\\n", " ").split()
+        assert {os.path.normpath(name) for name in named} == toolchain._included(made, source)
 
 
 def test_a_cache_that_cannot_be_written_is_only_slower(compiler: Toolchain, tmp_path: Path) -> None:

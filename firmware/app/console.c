@@ -49,10 +49,18 @@ static void end_answer(void)
     mg_port_write(&end, 1);
 }
 
+/* Print generated text, but for the byte 4: it would end the answer too early. */
 static void emit(void *context, const uint8_t *bytes, int32_t length)
 {
     (void)context;
-    mg_port_write((const char *)bytes, (size_t)length);
+    for (int32_t start = 0; start < length; start++) {
+        int32_t end = start;
+        while (end < length && bytes[end] != END_OF_TRANSMISSION) {
+            end++;
+        }
+        mg_port_write((const char *)bytes + start, (size_t)(end - start));
+        start = end;
+    }
 }
 
 /* Read a line without its end into `line`; backspace works. Returns its length, -1 where it is too long, -2 at the
@@ -80,7 +88,7 @@ static int32_t read_line(void)
             if (length < LINE_SIZE) {
                 line[length] = (char)byte;
             }
-            length = (length <= LINE_SIZE) ? length + 1 : length;
+            length = (length < INT32_MAX) ? length + 1 : length; /* beyond the line too: backspaces may follow */
         }
     }
 }
@@ -93,7 +101,11 @@ static int32_t read_numbers(uint32_t *numbers, int32_t count, int32_t at, int32_
         uint32_t value = 0;
         int32_t digits = 0;
         while (at < length && line[at] >= '0' && line[at] <= '9') {
-            value = value * 10u + (uint32_t)(line[at] - '0');
+            const uint32_t digit = (uint32_t)(line[at] - '0');
+            if (value > (UINT32_MAX - digit) / 10u) {
+                return -1; /* more than 32 bits */
+            }
+            value = value * 10u + digit;
             digits++;
             at++;
         }
@@ -112,7 +124,7 @@ static int32_t read_numbers(uint32_t *numbers, int32_t count, int32_t at, int32_
     return found;
 }
 
-/* Does the line begin with `word` and a space? Returns where its arguments begin, or 0. */
+/* Returns where the arguments of a command begin, if the line begins with `word`, which ends with a space; or 0. */
 static int32_t after_word(const char *word, int32_t length)
 {
     int32_t at = 0;

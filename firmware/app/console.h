@@ -8,8 +8,8 @@
  *   banner      one line of text, printed first
  *   max_tokens  the longest answer, until #tokens changes it
  *
- * A line is a prompt; the answer is text, a newline and the byte 4 (end of transmission), which also follows the
- * banner. Lines that begin with # steer:
+ * A line is a prompt of at most 160 bytes; the answer is text, a newline and the byte 4 (end of transmission), which
+ * also follows the banner and is left out of the text. Lines that begin with # steer:
  *   #tokens N                                      at most N tokens an answer
  *   #sampler MULTIPLIER SHIFT TOP_K TOP_P SEED     the integers of mg_sampler_t
  *   #check N                                       N greedy tokens from nothing: "index token hash" lines, where

@@ -127,9 +127,9 @@ class Muon(torch.optim.Optimizer):  # type: ignore[misc]
     def _update(self, p: nn.Parameter, lr: float, momentum: float, weight_decay: float) -> None:
         average = self.state[p].setdefault("average", torch.zeros_like(p))
         average.lerp_(p.grad, 1 - momentum)
-        update = _orthogonal(p.grad.lerp(average, momentum))
+        update = _orthogonal(p.grad.lerp(average, momentum)) * math.sqrt(max(1.0, p.shape[-2] / p.shape[-1]))
         p.mul_(1 - lr * weight_decay)
-        p.sub_(update, alpha=lr * math.sqrt(max(1.0, p.shape[-2] / p.shape[-1])))
+        p.sub_(update, alpha=lr)
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:

@@ -1,0 +1,85 @@
+"""Layouts of the zoo's models and the machines that run them, for the tests of the ladder's upper rungs."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+import os
+import shutil
+
+import pytest
+import zoo
+from projects import require
+
+from mcugen import pipeline
+from mcugen.boards import load_board
+from mcugen.emulate.cortex_m import CortexM
+from mcugen.emulate.host import HostMachine, find_libasan
+from mcugen.errors import ToolError
+from mcugen.ir import Config, Firmware, Project, Tokenizer
+from mcugen.pipeline import Layout
+from mcugen.toolchain import build
+
+COMMAND = "mcugen verify random.bin"
+HOST = load_board("host")
+NUCLEO = load_board("nucleo")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+
+
+def lacks(what: str) -> None:
+    """Skip for want of a tool, or fail where all tools are required."""
+    if os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1":
+        pytest.fail(f"{what} is not here")
+    pytest.skip(f"{what} is not here")
+
+
+def require_unicorn() -> None:
+    if importlib.util.find_spec("unicorn") is None:
+        lacks("unicorn")
+
+
+def require_program(name: str) -> str:
+    """The path of a program."""
+    path = shutil.which(name)
+    if path is None:
+        lacks(name)
+    assert path is not None
+    return path
+
+
+@functools.cache
+def laid_out(
+    config: Config, context: int, *, seed: int = 0, board: str = "nucleo", tokenizer: Tokenizer | None = None
+) -> Layout:
+    """A random model of this shape, planned for a ring of `context` slots."""
+    model = dataclasses.replace(zoo.quantized(config, seed), name="random")
+    return pipeline.lay_out(model, tokenizer or zoo.random_tokenizer(config.vocab_size), load_board(board), context)
+
+
+def host_library(layout: Layout, project: Project | None = None, *, sanitize: bool = True) -> Firmware:
+    """The layout's C (or a project made from it) as a library for this computer."""
+    toolchain = require("gcc", HOST)
+    if sanitize:
+        try:
+            find_libasan()
+        except ToolError:
+            lacks("libasan")
+    project = project or pipeline.make_project(layout, COMMAND, HOST, observed=True)
+    flags = SANITIZERS if sanitize else ()
+    return build(project, toolchain, opt="-O1", extra_flags=flags, shared=True)
+
+
+def host_machine(layout: Layout, project: Project | None = None, *, sanitize: bool = True) -> HostMachine:
+    """That library as a machine, with ASan and UBSan unless told otherwise."""
+    return HostMachine(host_library(layout, project, sanitize=sanitize), sanitize=sanitize)
+
+
+def nucleo_firmware(layout: Layout, toolchain: str = "zig", project: Project | None = None) -> Firmware:
+    """The layout's application for the board, as it is flashed."""
+    return build(project or pipeline.make_project(layout, COMMAND), require(toolchain, NUCLEO))
+
+
+def nucleo_machine(layout: Layout, toolchain: str = "zig", project: Project | None = None) -> CortexM:
+    require_unicorn()
+    return CortexM(nucleo_firmware(layout, toolchain, project), watch_accesses=False)
