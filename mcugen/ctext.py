@@ -14,11 +14,24 @@ C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "u
            "uint32": "uint32_t"}  # fmt: skip
 
 
+# Names that a model's files must not take: headers of the firmware and of C, main.c, and the prefix of the kernels.
+RESERVED = frozenset(
+    ("console", "fixedpoint", "generate", "kernels", "op_done", "port", "ring", "sampler", "tables", "tokenizer")
+    + ("stddef", "stdint", "stdio", "main", "mg")
+)
+
+
 def identifier(name: str) -> str:
     """A valid C identifier in lower case: "layers.0.wq" -> "layer0_wq", "stories260K" -> "stories260k"."""
     name = re.sub(r"^layers\.(\d+)", r"layer\1", name.lower())
-    name = re.sub(r"\W", "_", name)
+    name = re.sub(r"\W", "_", name, flags=re.ASCII)
     return f"model_{name}" if not name or name[0].isdigit() else name
+
+
+def model_prefix(name: str) -> str:
+    """What a model's C names and files begin with: its identifier, or "model_" and that where it is taken."""
+    prefix = identifier(name)
+    return f"model_{prefix}" if prefix in RESERVED else prefix
 
 
 def array_body(values: NDArray[np.integer]) -> str:

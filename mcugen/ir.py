@@ -129,7 +129,8 @@ class QuantizedLayer:
     """One decoder layer in integers.
 
     key_zero: int32[kv_dim] in Q(15 + key_shift) of a key code; key_shift: how much finer wk's output is than a code.
-    score: int16[n_heads], score_shift: scores to 1/64 octaves. swiglu_shift: silu(w1 x) * (w3 x) to int16.
+    score: int16[n_heads], score_shift: scores to 1/64 octaves. gate_frac: w1 x is Q(gate_frac);
+    swiglu_shift: silu(w1 x) * (w3 x) to int16.
     """
 
     att_norm: Norm
@@ -144,6 +145,7 @@ class QuantizedLayer:
     ffn_norm: Norm
     w1: Linear
     w3: Linear
+    gate_frac: int
     swiglu_shift: int
     w2: Linear
 

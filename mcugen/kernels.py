@@ -24,7 +24,7 @@ BLOCK_BITS = 14  # of a block's mantissa; its exponent is bit_length(peak) - 14,
 EXPONENT_MAX = 16 - BLOCK_BITS
 EXPONENT_MIN = 1 - BLOCK_BITS
 ROPE_SHIFT = 15  # sine and cosine are Q15
-SILU_FRAC = 11  # the gate is Q11, [-16, 16)
+GATE_FRAC_MIN, GATE_FRAC_MAX = 4, 11  # of a gate: [-2048, 2048) to [-16, 16)
 SCORE_FRAC = 6  # softmax arguments are in 1/64 of an octave
 ATTENTION_FRAC = 8  # attention output: V codes in Q8, |o| <= 127 * 2**8 < 2**15
 
@@ -233,18 +233,19 @@ def attention_s16(
 # ---------------------------------------------------------------- feed-forward
 
 
-def sigmoid_q15(gate: Ints) -> Ints:
-    """The logistic function of a Q11 gate in Q15, interpolated on [-8, 8) and flat beyond."""
-    limit = 8 << SILU_FRAC
-    z = np.clip(gate, -limit, limit - 1) + limit  # [0, 2**15)
-    index, fraction = z >> 9, z & 511
+def sigmoid_q15(gate: Ints, frac: int) -> Ints:
+    """The logistic function of a Q(frac) gate in Q15, interpolated on [-8, 8) and flat beyond."""
+    limit = 8 << frac
+    z = np.clip(gate, -limit, limit - 1) + limit  # 64 steps of 2**(frac - 2)
+    index, fraction = z >> (frac - 2), z & ((1 << (frac - 2)) - 1)
     low = SIGMOID_Q15[index].astype(np.int64)
     high = SIGMOID_Q15[index + 1].astype(np.int64)
-    return low + round_shift((high - low) * fraction, 9)
+    return low + round_shift((high - low) * fraction, frac - 2)
 
 
-def swiglu_s16(gate: AnyInts, up: AnyInts, shift: int) -> NDArray[np.int16]:
-    """silu(gate) * up (Shazeer 2020). gate int16[..., hidden] in Q11; the product is shifted right by `shift`."""
+def swiglu_s16(gate: AnyInts, up: AnyInts, gate_frac: int, shift: int) -> NDArray[np.int16]:
+    """silu(gate) * up (Shazeer 2020). gate int16[..., hidden] in Q(gate_frac), GATE_FRAC_MIN to GATE_FRAC_MAX; the
+    product is shifted right by `shift`."""
     g = gate.astype(np.int64)
-    silu = round_shift(g * sigmoid_q15(g), 15)
+    silu = round_shift(g * sigmoid_q15(g, gate_frac), 15)
     return saturate_s16(round_shift(silu * up.astype(np.int64), shift))

@@ -121,7 +121,9 @@ def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residua
     h = b.block(f"{at}.ffn_block", normed)
     gate, up = b.linear(f"{at}.w1", h, layer.w1), b.linear(f"{at}.w3", h, layer.w3)
     hidden = b.buffer(f"{at}.swiglu", "int16", config.hidden_dim)
-    b.op("swiglu_s16", hidden, [gate, up], [hidden], in_place=True, shift=layer.swiglu_shift)
+    b.op(
+        "swiglu_s16", hidden, [gate, up], [hidden], in_place=True, gate_frac=layer.gate_frac, shift=layer.swiglu_shift
+    )
     final = b.buffer(f"{at}.w2", "int16", config.dim)
     b.op("linear_add_s16", final, [attended, *b.block(f"{at}.hidden_block", hidden)], [final], in_place=True,
          w=layer.w2)  # fmt: skip

@@ -20,7 +20,7 @@ from mcugen.boards import list_boards, load_board
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.checkpoints import read_checkpoint
 from mcugen.console import END_OF_TRANSMISSION, answers
-from mcugen.ctext import identifier
+from mcugen.ctext import model_prefix
 from mcugen.emulate import host_console, qemu
 from mcugen.emulate.cortex_m import CortexM
 from mcugen.emulate.host import HostMachine, find_libasan
@@ -163,7 +163,7 @@ class Layout:
     @property
     def name(self) -> str:
         """The prefix of the generated C."""
-        return identifier(self.graph.model.name)
+        return model_prefix(self.graph.model.name)
 
 
 def lay_out(model: QuantizedModel, tokenizer: Tokenizer, board: Board, context: int | None = None) -> Layout:

@@ -13,9 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mcugen.errors import InputError, InternalError
+from mcugen.errors import InputError
 from mcugen.ir import Linear, Model, Norm, QuantizedLayer, QuantizedModel
-from mcugen.kernels import ATTENTION_FRAC, EXPONENT_MAX, EXPONENT_MIN, SCORE_FRAC, SILU_FRAC
+from mcugen.kernels import (
+    ATTENTION_FRAC,
+    EXPONENT_MAX,
+    EXPONENT_MIN,
+    GATE_FRAC_MAX,
+    GATE_FRAC_MIN,
+    SCORE_FRAC,
+)
 from mcugen.reference import FloatDecoder, Floats, rope, rope_angles, sample_sequences
 
 S8_MAX, S16_MAX = 127, 32767
@@ -89,8 +96,16 @@ def to_multiplier(ratio: Floats, where: str) -> tuple[NDArray[np.int16], int]:
     largest = float(ratio.max())
     shift = 15 - int(np.frexp(largest)[1])  # largest = f * 2**exponent, f in [0.5, 1)
     if not 1 <= shift <= 62:
-        raise InternalError(f"a scale ratio of {largest:g} needs a shift of {shift}, not in [1, 62]", where=where)
+        raise _out_of_range(f"a scale ratio of {largest:g} needs a shift of {shift}, not in [1, 62]", where)
     return np.minimum(np.round(ratio * 2.0**shift), S16_MAX).astype(np.int16), shift
+
+
+def _out_of_range(what: str, where: str) -> InputError:
+    return InputError(
+        f"the weights leave the range of the integer arithmetic: {what}",
+        where=f"quantisation, {where}",
+        hint="look at the checkpoint: a tensor there, or before it, is zero or thousands of times larger than usual",
+    )
 
 
 def _linear(w: Floats, out_scale: Floats | float, where: str) -> Linear:
@@ -102,7 +117,7 @@ def _linear(w: Floats, out_scale: Floats | float, where: str) -> Linear:
     multiplier, shift = to_multiplier(scale / out_scale / S8_MAX, where)
     shift -= 15
     if not EXPONENT_MAX < shift <= 62 + EXPONENT_MIN:
-        raise InternalError(f"a shift of {shift} leaves no room for a block's exponent", where=where)
+        raise _out_of_range(f"a shift of {shift} leaves no room for a block's exponent", where)
     return Linear(codes, multiplier, shift)
 
 
@@ -111,7 +126,7 @@ def _norm(weight: Floats, scale: float, where: str) -> Norm:
     gain = weight * np.sqrt(len(weight)) / scale
     gain_frac = int(np.floor(np.log2(S16_MAX / max(float(np.abs(gain).max()), 1e-12))))
     if gain_frac < -14:
-        raise InternalError(f"a norm gain of {np.abs(gain).max():g} does not fit int16", where=where)
+        raise _out_of_range(f"a norm gain of {np.abs(gain).max():g} does not fit int16", where)
     gain_frac = min(gain_frac, 15)
     return Norm(np.round(gain * 2.0**gain_frac).astype(np.int16), gain_frac)
 
@@ -164,19 +179,25 @@ def _quantize_layer(model: Model, index: int, seen: Calibration, residual: float
     )
     out_scale = np.repeat(value_scale.reshape(config.n_kv_heads, -1), config.group_size, 0).reshape(-1)
 
-    # silu(gate) in Q11 times up: channel scales even out w2's columns (migration strength 1/2), a shift remains.
+    gate_frac = int(np.floor(np.log2(S16_MAX / (1.25 * seen.peak("gate", index)))))
+    if gate_frac < GATE_FRAC_MIN:
+        raise _out_of_range(f"a gate of {seen.peak('gate', index):g} does not fit int16", f"{label}.swiglu")
+    gate_frac = min(gate_frac, GATE_FRAC_MAX)
+    gate_step = 2.0**-gate_frac
+
+    # silu(gate) times up: channel scales even out w2's columns (migration strength 1/2), a shift remains.
     hidden = np.abs(seen.values["swiglu", index]).max(0) + 1e-6
     column = np.abs(w["w2"]).max(0) + 1e-6
     smooth = np.sqrt(hidden / column)
     smooth /= np.exp(np.log(smooth).mean())
     hidden_scale = smooth * float((hidden / smooth).max()) * BLOCK_HEADROOM / S16_MAX
     up = np.abs(seen.values["up", index]).max(0) + 1e-6
-    # no finer than one Q11 step of the gate resolves, so that a shift remains where a gate hardly opens
-    hidden_scale = np.maximum(hidden_scale, 3 * up * 2.0**-SILU_FRAC / S16_MAX)
-    swiglu_shift = int(np.floor(np.log2((S16_MAX / 1.25) / (up * 2.0**-SILU_FRAC / hidden_scale).max())))
+    # no finer than one step of the gate resolves, so that a shift remains where a gate hardly opens
+    hidden_scale = np.maximum(hidden_scale, 3 * up * gate_step / S16_MAX)
+    swiglu_shift = int(np.floor(np.log2((S16_MAX / 1.25) / (up * gate_step / hidden_scale).max())))
     if not 1 <= swiglu_shift <= 30:
-        raise InternalError(f"a SwiGLU shift of {swiglu_shift} is not in [1, 30]", where=f"{label}.swiglu")
-    up_scale = hidden_scale * 2.0 ** (SILU_FRAC - swiglu_shift)
+        raise _out_of_range(f"a SwiGLU shift of {swiglu_shift} is not in [1, 30]", f"{label}.swiglu")
+    up_scale = hidden_scale / gate_step * 2.0**-swiglu_shift
     ffn_scale = seen.peak("ffn_norm", index) * BLOCK_HEADROOM / S16_MAX
 
     return QuantizedLayer(
@@ -190,8 +211,9 @@ def _quantize_layer(model: Model, index: int, seen: Calibration, residual: float
         score_shift=score_shift,
         wo=_linear(w["wo"] * (out_scale * 2.0**-ATTENTION_FRAC), residual, f"{label}.wo"),
         ffn_norm=_norm(w["rms_ffn_weight"], ffn_scale, f"{label}.ffn_norm"),
-        w1=_linear(w["w1"] * ffn_scale, 2.0**-SILU_FRAC, f"{label}.w1"),
+        w1=_linear(w["w1"] * ffn_scale, gate_step, f"{label}.w1"),
         w3=_linear(w["w3"] * ffn_scale, up_scale, f"{label}.w3"),
+        gate_frac=gate_frac,
         swiglu_shift=swiglu_shift,
         w2=_linear(w["w2"] * hidden_scale, residual, f"{label}.w2"),
     )
@@ -200,7 +222,7 @@ def _quantize_layer(model: Model, index: int, seen: Calibration, residual: float
 def quantize(model: Model, seen: Calibration) -> QuantizedModel:
     """Quantise a model to int8 weights, activations and KV cache, by the values `seen` in calibration.
 
-    Raises InternalError where a scale leaves the range of the integer arithmetic.
+    Raises InputError where a scale leaves the range of the integer arithmetic.
     """
     config = model.config
     residual = max(seen.peak("residual", layer) for layer in range(config.n_layers)) * RESIDUAL_HEADROOM / S16_MAX

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from mcugen.errors import InputError, InternalError
 from mcugen.ir import NO_MERGE, Config, Linear, Norm, QuantizedLayer, QuantizedModel, Tokenizer
-from mcugen.kernels import EXPONENT_MAX, EXPONENT_MIN
+from mcugen.kernels import EXPONENT_MAX, EXPONENT_MIN, GATE_FRAC_MAX, GATE_FRAC_MIN
 
 FORMAT = "mcugen quantized model"
 VERSION = 1
@@ -112,6 +112,7 @@ def _integer_ranges(config: Config) -> dict[str, tuple[int, int]]:
         ranges |= {f"{at}.{name}.gain_frac": norm for name in ("att_norm", "ffn_norm")}
         ranges |= {f"{at}.{name}.shift": linear for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2")}
         ranges |= {f"{at}.key_shift": (0, 7), f"{at}.score_shift": (1, 62), f"{at}.swiglu_shift": (1, 30)}
+        ranges[f"{at}.gate_frac"] = (GATE_FRAC_MIN, GATE_FRAC_MAX)
     return ranges
 
 

@@ -107,6 +107,7 @@ class FloatDecoder:
         w, tap = self._weights, self._tap
         tap("ffn_norm", layer, h)
         gate, up = h @ w["w1"][layer].T, h @ w["w3"][layer].T
+        tap("gate", layer, gate)
         tap("up", layer, up)
         hidden = silu(gate) * up
         tap("swiglu", layer, hidden)

@@ -6,15 +6,16 @@ firmware/ as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from mcugen.ctext import C_TYPES, array_body, identifier, string_literal, wrapped
-from mcugen.ir import Board, Graph, Linear, Op, Plan, Project, Tokenizer
+from mcugen.ctext import C_TYPES, array_body, identifier, model_prefix, string_literal, wrapped
+from mcugen.ir import Board, Buffer, Graph, Linear, Op, Plan, Project, Tokenizer
 from mcugen.packing import PACKINGS
 from mcugen.ports import port_files
 from mcugen.resources import data_dir
@@ -43,15 +44,16 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class _Array:
-    """A constant array: declaration without value, and its value."""
+    """A constant array: declaration without value, its value, and what the value is."""
 
     declaration: str
     body: str
+    comment: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Struct:
-    """A constant structure: type, name, fields in order."""
+    """A constant structure: type, name, and its fields as designated initialisers."""
 
     type: str
     name: str
@@ -76,25 +78,33 @@ class _Constants:
         self.arrays: list[_Array] = []
         self.structs: list[_Struct] = []
 
-    def array(self, name: str, values: NDArray[np.integer], key: object | None = None) -> str:
+    def array(self, name: str, values: NDArray[np.integer], key: object | None = None, comment: str = "") -> str:
         """The C name of an array. key: the object that stands for it, where `values` was derived from that."""
         owner = id(values if key is None else key)
         if owner not in self._names:
             self._names[owner] = f"{self._prefix}_{name}"
             declaration = f"{C_TYPES[values.dtype.name]} {self._names[owner]}[{values.size}]"
-            self.arrays.append(_Array(declaration, array_body(values)))
+            self.arrays.append(_Array(declaration, array_body(values), comment))
         return self._names[owner]
 
-    def struct(self, type_name: str, name: str, fields: Iterable[object]) -> str:
+    def struct(self, type_name: str, name: str, **fields: object) -> str:
+        """The C expression for a structure's address. fields: in the order of the C type."""
         full = f"{self._prefix}_{name}"
-        self.structs.append(_Struct(type_name, full, wrapped(map(str, fields), 4)))
+        self.structs.append(_Struct(type_name, full, _initialisers(fields)))
         return f"&{full}"
 
     def linear(self, op: Op, w: Linear) -> str:
         name = identifier(op.label)
-        codes = self.array(f"{name}_codes", PACKINGS[op.variant.packing](w.codes), w.codes)
+        rows, cols = w.codes.shape
+        packing = op.variant.packing
+        shape = f"[{rows}][{cols}], {packing.replace('_', '-')}"
+        codes = self.array(f"{name}_codes", PACKINGS[packing](w.codes), w.codes, shape)
         multiplier = self.array(f"{name}_multiplier", w.multiplier)
-        return self.struct("mg_linear_t", name, [codes, multiplier, *w.codes.shape, w.shift])
+        return self.struct("mg_linear_t", name, codes=codes, multiplier=multiplier, rows=rows, cols=cols, shift=w.shift)
+
+
+def _initialisers(fields: Mapping[str, object]) -> str:
+    return wrapped((f".{name} = {value}" for name, value in fields.items()), 4)
 
 
 def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
@@ -110,7 +120,10 @@ def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
             constants.array(f"{identifier(op.label.rsplit('.', 1)[0])}_key_zero", p["zero"]) if "zero" in p else "0"
         )
         step = constants.array("rope_step", p["rope_step"])
-        return constants.struct("mg_rope_t", f"{name}_rope", [step, zero, heads, config.head_dim, p.get("shift", 0)])
+        return constants.struct(
+            "mg_rope_t", f"{name}_rope", step=step, zero=zero, heads=heads, head_dim=config.head_dim,
+            shift=p.get("shift", 0),
+        )  # fmt: skip
 
     match op.kernel:
         case "embed_s16":
@@ -118,8 +131,10 @@ def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
         case "rmsnorm_s16":
             norm = p["norm"]
             gain = constants.array(f"{name}_gain", norm.gain)
-            fields = [gain, len(norm.gain), norm.gain_frac, p["eps"]]
-            return [*out, *given, constants.struct("mg_norm_t", name, fields)]
+            struct = constants.struct(
+                "mg_norm_t", name, gain=gain, dim=len(norm.gain), gain_frac=norm.gain_frac, eps=p["eps"]
+            )
+            return [*out, *given, struct]
         case "block_s8":
             return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0])]
         case "linear_s8" | "linear_s16" | "linear_s32" | "linear_add_s16":
@@ -132,11 +147,13 @@ def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
             return [*out, *given, str(graph.context), str(p["delta"]), rope(config.n_kv_heads)]
         case "attention_s16":
             score = constants.array(f"{name}_score", p["score"])
-            fields = [score, config.n_heads, config.n_kv_heads, config.head_dim, p["score_shift"], p["drop"]]
-            struct = constants.struct("mg_attention_t", name, fields)
+            struct = constants.struct(
+                "mg_attention_t", name, multiplier=score, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads,
+                head_dim=config.head_dim, shift=p["score_shift"], drop=p["drop"],
+            )  # fmt: skip
             return [*out, *given, *scratch, "ring.length", struct]
         case "swiglu_s16":
-            return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0]), str(p["shift"])]
+            return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0]), str(p["gate_frac"]), str(p["shift"])]
     raise AssertionError(f"no C prototype is known for {op.kernel}")
 
 
@@ -151,12 +168,16 @@ def _view(graph: Graph, buffer: str, row: bool = False) -> str:
     return f"{view}({identifier(buffer).upper()}){slot}"
 
 
+def _shape(buffer: Buffer) -> str:
+    """int8[128][32]"""
+    return f"{buffer.dtype}[{']['.join(map(str, buffer.shape))}]"
+
+
 def _comment(op: Op, graph: Graph) -> str:
     """What an op does to which shapes: "layers.0.wq: int8[64], int32[2] -> int16[64]"."""
 
     def shapes(names: tuple[str, ...]) -> str:
-        buffers = [graph.buffers[name] for name in names]
-        return ", ".join(f"{b.dtype}[{']['.join(map(str, b.shape))}]" for b in buffers)
+        return ", ".join(_shape(graph.buffers[name]) for name in names)
 
     return f"{op.label}: {shapes(op.inputs) or 'token'} -> {shapes(op.outputs)}{' (one slot)' if op.row else ''}"
 
@@ -167,10 +188,16 @@ def _call(index: int, op: Op, graph: Graph, constants: _Constants) -> _Call:
     return _Call(index, _comment(op, graph), head + wrapped(arguments, len(head) + 4) + ");")
 
 
-def _offsets(graph: Graph, plan: Plan) -> list[tuple[str, int]]:
-    return [
-        (identifier(name).upper(), offset) for name, offset in sorted(plan.offsets.items(), key=lambda i: i[::-1])
-    ]
+def _offsets(graph: Graph, plan: Plan) -> list[str]:
+    """The enumerators of the arena, by offset, each with what lies there."""
+    ordered = sorted(plan.offsets.items(), key=lambda item: item[::-1])
+    names = [f"{identifier(name).upper()} = {offset}," for name, offset in ordered]
+    names[-1] = names[-1][:-1]
+    width = max(map(len, names))
+    buffers = [graph.buffers[name] for name, _ in ordered]
+    kept = [", kept from token to token" if buffer.state else "" for buffer in buffers]
+    rows = zip(names, buffers, kept, strict=True)
+    return [f"{name.ljust(width)} /* {_shape(buffer)}{note} */" for name, buffer, note in rows]
 
 
 def _vocabulary(tables: TokenizerTables, suffix: list[int], prefix: str) -> Mapping[str, object]:
@@ -179,11 +206,14 @@ def _vocabulary(tables: TokenizerTables, suffix: list[int], prefix: str) -> Mapp
     offsets = constants.array("piece_offsets", tables.offsets)
     ranks = constants.array("piece_ranks", tables.ranks)
     order = constants.array("piece_order", tables.order)
-    fields = [pieces, offsets, ranks, order, tables.vocab_size, tables.first_byte, tables.dummy_prefix, tables.unk,
-              tables.bos, tables.eos, tables.lowercase]  # fmt: skip
+    fields = {
+        "bytes": pieces, "offsets": offsets, "ranks": ranks, "order": order, "vocab_size": tables.vocab_size,
+        "first_byte": tables.first_byte, "dummy_prefix": tables.dummy_prefix, "unk": tables.unk, "bos": tables.bos,
+        "eos": tables.eos, "lowercase": tables.lowercase,
+    }  # fmt: skip
     return {
         "vocabulary_arrays": constants.arrays,
-        "tokenizer_fields": wrapped(map(str, fields), 4),
+        "tokenizer_fields": _initialisers(fields),
         "suffix": suffix,
         "suffix_values": ", ".join(map(str, suffix)) or "0",
         "suffix_size": max(len(suffix), 1),
@@ -199,6 +229,19 @@ def _environment() -> jinja2.Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+
+
+def _prototype(prefix: str) -> str:
+    head = f"int32_t {prefix}_generate("
+    parameters = ("mg_sampler_t *sampler", "const char *prompt", "int32_t length", "int32_t max_tokens",
+                  "mg_emit_t emit", "void *context")  # fmt: skip
+    return head + wrapped(parameters, len(head)) + ")"
+
+
+def _flags(flags: list[str]) -> str:
+    """A Makefile's value: one line, or several that begin on a line of their own."""
+    lines = textwrap.wrap(" ".join(flags), 100, break_long_words=False, break_on_hyphens=False)
+    return " \\\n    ".join(["", *lines] if len(lines) > 1 else lines)
 
 
 def _hexadecimal(value: int) -> str:
@@ -220,7 +263,7 @@ def render_c(
     suffix: tokens that follow every prompt. max_tokens: the application's longest answer.
     observed: link the op observer of the host build (op_done_host.c) instead of the empty one, and no application.
     """
-    prefix = identifier(graph.model.name)
+    prefix = model_prefix(graph.model.name)
     constants = _Constants(prefix)
     calls = [_call(i, op, graph, constants) for i, op in enumerate(graph.ops)]
     rebase = [_call(len(graph.ops) + i, op, graph, constants) for i, op in enumerate(graph.rebase)]
@@ -250,7 +293,8 @@ def render_c(
         "max_tokens": max_tokens,
         "prompt_tokens": PROMPT_TOKENS + len(suffix),
         "plan": plan,
-        "arena_words": -(-plan.arena_bytes // 4),
+        "longest_prompt": PROMPT_TOKENS - 2,
+        "generate": _prototype(prefix),
         "offsets": _offsets(graph, plan),
         "logits": identifier(graph.logits).upper(),
         "calls": calls,
@@ -268,10 +312,10 @@ def render_c(
         "include_dirs": [".", *INCLUDE_DIRS],
         "linker_script": "linker.ld",
         "is_host": on_host,
-        "cflags": compile_flags(board, "gcc"),
-        "ldflags": link_flags(board, "gcc"),
-        "zig_cflags": compile_flags(board, "zig"),
-        "zig_ldflags": link_flags(board, "zig"),
+        "cflags": _flags(compile_flags(board, "gcc")),
+        "ldflags": _flags(link_flags(board, "gcc")),
+        "zig_cflags": _flags(compile_flags(board, "zig")),
+        "zig_ldflags": _flags(link_flags(board, "zig")),
         **_vocabulary(tokenizer_tables(tokenizer), suffix, prefix),
     }
     rendered = {

@@ -43,7 +43,9 @@ class Simulator:
             "rope_s8": self._rope_s8,
             "attention_s16": self._attention_s16,
             "swiglu_s16": lambda op, b: (
-                kernels.swiglu_s16(b[op.inputs[0]], b[op.inputs[1]], op.parameters["shift"]),
+                kernels.swiglu_s16(
+                    b[op.inputs[0]], b[op.inputs[1]], op.parameters["gate_frac"], op.parameters["shift"]
+                ),
             ),
         }
         self.reset()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mcugen.ctext import identifier
+from mcugen.ctext import model_prefix
 from mcugen.emulate.machine import Machine, Region, Regions
 from mcugen.errors import MismatchError
 from mcugen.ir import Difference, Graph, Plan, Trace, VerificationReport
@@ -64,7 +64,7 @@ def observe(machine: Machine, graph: Graph, plan: Plan, regions: Regions, tokens
 
     start: how many tokens the machine has read since its reset. Raises MismatchError where ops are missing.
     """
-    name = identifier(graph.model.name)
+    name = model_prefix(graph.model.name)
     records = machine.trace(f"{name}_step", tokens, regions, start)
     types = _output_types(graph)
     step_bytes = sum(t.itemsize * n for op in types for t, n in op)
@@ -98,7 +98,7 @@ def observe(machine: Machine, graph: Graph, plan: Plan, regions: Regions, tokens
 
 def read_state(machine: Machine, graph: Graph, plan: Plan) -> Mapping[str, IntArray]:
     """The KV ring as a machine holds it now."""
-    arena = machine.address(f"{identifier(graph.model.name)}_arena")
+    arena = machine.address(f"{model_prefix(graph.model.name)}_arena")
     state = {}
     for name, buffer in graph.buffers.items():
         if buffer.state:
@@ -157,7 +157,7 @@ def verify(
 
     The machine is booted and the model initialised here. Stops at the first chunk that differs.
     """
-    name = identifier(graph.model.name)
+    name = model_prefix(graph.model.name)
     machine.boot()
     machine.call(f"{name}_init")
     regions = op_regions(graph, plan, machine.address(f"{name}_arena"))

@@ -407,22 +407,23 @@ def test_attention_s16_forgets_what_is_far(drop):
 
 
 @quick
-@given(st.data(), st.integers(1, 30), st.booleans())
-def test_swiglu_s16(data, shift, in_place):
+@given(st.data(), st.integers(4, 11), st.integers(1, 30), st.booleans())
+def test_swiglu_s16(data, gate_frac, shift, in_place):
     n = data.draw(st.integers(1, 70))
     gate, up = data.draw(words(n)), data.draw(words(n))
     y_and_gate = (InOut(gate), Same(0)) if in_place else (Out("int16", (n,)), gate)
-    (y,) = run_c("swiglu_s16", *y_and_gate, up, n, shift)
-    equal(y, kernels.swiglu_s16(gate, up, shift))
+    (y,) = run_c("swiglu_s16", *y_and_gate, up, n, gate_frac, shift)
+    equal(y, kernels.swiglu_s16(gate, up, gate_frac, shift))
 
 
 @pytest.mark.parametrize("up", [-32768, -1, 1, 32767])
+@pytest.mark.parametrize("gate_frac", [4, 7, 11])
 @pytest.mark.parametrize("shift", [1, 15, 30])
-def test_swiglu_s16_of_every_gate(up, shift):
+def test_swiglu_s16_of_every_gate(up, gate_frac, shift):
     gate = np.arange(-(2**15), 2**15, dtype=np.int16)
     ups = np.full(len(gate), up, np.int16)
-    (y,) = run_c("swiglu_s16", Out("int16", gate.shape), gate, ups, len(gate), shift)
-    equal(y, kernels.swiglu_s16(gate, ups, shift))
+    (y,) = run_c("swiglu_s16", Out("int16", gate.shape), gate, ups, len(gate), gate_frac, shift)
+    equal(y, kernels.swiglu_s16(gate, ups, gate_frac, shift))
 
 
 # ---------------------------------------------------------------- the specification against real arithmetic
@@ -515,9 +516,10 @@ def test_attention_does_not_see_what_is_invisible():
 
 
 @pytest.mark.parametrize("up", [-32768, 1000, 32767])
-def test_swiglu_is_the_formula(up):
+@pytest.mark.parametrize("gate_frac", [4, 11])
+def test_swiglu_is_the_formula(up, gate_frac):
     gate = np.arange(-(2**15), 2**15, 7).astype(np.int16)
-    real_gate = gate / 2**11
-    real = real_gate / (1 + np.exp(-np.clip(real_gate, -8, 8))) * up / 16  # the logistic function is flat beyond 8
-    y = kernels.swiglu_s16(gate, np.full(len(gate), up, np.int16), 15)
+    real_gate = gate / 2**gate_frac
+    real = real_gate / (1 + np.exp(-np.clip(real_gate, -8, 8))) * up * 2 ** (gate_frac - 15)  # the logistic function is flat beyond 8
+    y = kernels.swiglu_s16(gate, np.full(len(gate), up, np.int16), gate_frac, 15)
     np.testing.assert_allclose(y, real, atol=1 + 1.5e-4 * abs(up))

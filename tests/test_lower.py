@@ -142,6 +142,7 @@ def check_ranges(graph: Graph) -> None:
                 assert config.head_dim <= 256
             case "swiglu_s16":
                 assert 1 <= p["shift"] <= 30
+                assert 4 <= p["gate_frac"] <= 11
             case "block_s8":
                 assert not p
             case _:

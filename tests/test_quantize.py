@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from zoo import SHAPES, configs, model_of, quantized, random_tokens, shapes, stories, stories_tokens
 
-from mcugen.errors import InputError, InternalError
+from mcugen.errors import InputError
 from mcugen.ir import Config, Graph, Model, QuantizedModel
 from mcugen.lower import lower
 from mcugen.quantize import calibrate, quantize, rows_to_codes, self_calibration, text_calibration, to_multiplier
@@ -192,12 +192,13 @@ def test_to_multiplier_keeps_15_bits_of_the_largest(ratios, largest, exponent):
 
 @pytest.mark.parametrize(("ratio", "shift"), [(32768.0, -1), (2.0**-49, 63), (2.0**-50, 64)])
 def test_a_ratio_beyond_every_shift(ratio, shift):
-    with pytest.raises(InternalError) as caught:
+    with pytest.raises(InputError) as caught:
         to_multiplier(np.array([ratio]), "layers.1.attention")
     assert str(caught.value) == (
+        "the weights leave the range of the integer arithmetic: "
         f"a scale ratio of {ratio:g} needs a shift of {shift}, not in [1, 62]\n"
-        "  where: layers.1.attention\n"
-        "  try:   this is a defect of mcugen: please report it with the command line"
+        "  where: quantisation, layers.1.attention\n"
+        "  try:   look at the checkpoint: a tensor there, or before it, is zero or thousands of times larger than usual"
     )
 
 
@@ -220,10 +221,26 @@ def quantize_random(model: Model) -> QuantizedModel:
     ],
 )
 def test_weights_beyond_the_arithmetic(name, factor, what, where):
-    with pytest.raises(InternalError) as caught:
+    with pytest.raises(InputError) as caught:
         quantize_random(scaled(name, factor))
-    assert caught.value.what.startswith(what)
-    assert caught.value.where == where
+    assert caught.value.what.startswith(f"the weights leave the range of the integer arithmetic: {what}")
+    assert caught.value.where == f"quantisation, {where}"
+
+
+@pytest.mark.parametrize("factor", [10, 100])
+def test_wide_gates_are_not_cut_off(factor):
+    """Gates far beyond [-16, 16): the format follows the calibration, one bit for each octave."""
+    model = scaled("w1", factor)
+    quantized = quantize_random(model)
+    assert min(layer.gate_frac for layer in quantized.layers) < 11
+    kl, _ = cost(model, lower(quantized, 16), list(random_tokens(model.config, 64, 9).reshape(4, 16)))
+    assert kl.mean() < 0.012
+
+
+def test_gates_beyond_int16():
+    with pytest.raises(InputError, match="does not fit int16") as caught:
+        quantize_random(scaled("w1", 1e5))
+    assert caught.value.where == "quantisation, layers.0.swiglu"
 
 
 @pytest.mark.parametrize("name", ["wq", "wk", "wv", "wo", "w1", "w2", "w3", "rms_att_weight", "rms_ffn_weight"])

@@ -353,6 +353,7 @@ LINE = "it must be 1 to 255 printable characters"
         (put("integers/layers.0.key_shift", 8), "layers.0.key_shift is 8", in_range("0", "7")),
         (put("integers/layers.0.key_shift", -1), "layers.0.key_shift is -1", in_range("0", "7")),
         (put("integers/layers.0.score_shift", 0), "layers.0.score_shift is 0", in_range("1", "62")),
+        (put("integers/layers.0.gate_frac", 12), "layers.0.gate_frac is 12", in_range("4", "11")),
         (put("integers/layers.0.swiglu_shift", 31), "layers.0.swiglu_shift is 31", in_range("1", "30")),
         # tensors
         (

@@ -128,7 +128,7 @@ def test_taps_see_what_calibration_needs():
     logits = FloatDecoder(
         model, tap=lambda name, layer, values: seen.setdefault((name, layer), []).append(values)
     ).forward(tokens)
-    per_layer = ("att_norm", "query", "key", "value", "attention", "ffn_norm", "up", "swiglu")
+    per_layer = ("att_norm", "query", "key", "value", "attention", "ffn_norm", "gate", "up", "swiglu")
     assert set(seen) == {(n, i) for n in (*per_layer, "residual") for i in (0, 1)} | {("final_norm", 0)}
     assert [len(seen["residual", i]) for i in (0, 1)] == [3, 2]  # the embedding; after attention, after feed-forward
     np.testing.assert_array_equal(seen["residual", 0][0][0], model.weights["token_embedding_table"][tokens[0]])

@@ -86,7 +86,7 @@ void mg_rebase_s8(int8_t *y, const int8_t *keys, int32_t rows, int32_t delta, co
 void mg_attention_s16(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values, int32_t *scores,
                       int32_t length, const mg_attention_t *attention);
 
-/* y [n] = silu(gate) * up >> shift, 1 <= shift <= 30; gate in Q11. y may be gate. */
-void mg_swiglu_s16(int16_t *y, const int16_t *gate, const int16_t *up, int32_t n, int32_t shift);
+/* y [n] = silu(gate) * up >> shift, 1 <= shift <= 30; gate in Q(gate_frac), 4 <= gate_frac <= 11. y may be gate. */
+void mg_swiglu_s16(int16_t *y, const int16_t *gate, const int16_t *up, int32_t n, int32_t gate_frac, int32_t shift);
 
 #endif

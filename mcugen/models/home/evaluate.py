@@ -1,6 +1,6 @@
 """Measure a model: the share of utterances whose action it answers exactly.
 
-python -m mcugen.models.home.evaluate [FOLDER]
+python -m mcugen.models.home.evaluate [FOLDER] [--integers]
 """
 
 from __future__ import annotations
@@ -17,8 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.checkpoints import read_checkpoint
+from mcugen.generate import generate
 from mcugen.ir import Model, Tokenizer
+from mcugen.lower import lower
+from mcugen.quantize import quantize, self_calibration
 from mcugen.reference import FloatDecoder
+from mcugen.sampler import make_sampler
 from mcugen.tokenizer import decode, encode, read_tokenizer
 
 from .grammar import stream
@@ -73,21 +77,21 @@ def suites(size: int) -> dict[str, Pairs]:
     }
 
 
-def evaluate(generate: Generate, pairs: Pairs) -> Score:
-    """Score `generate`, which answers each utterance with an action, by exact match."""
-    answers = generate([text for text, _ in pairs])
+def evaluate(answers_to: Generate, pairs: Pairs) -> Score:
+    """Score `answers_to`, which answers each utterance with an action, by exact match."""
+    answers = answers_to([text for text, _ in pairs])
     wrong = tuple((t, a, answer) for (t, a), answer in zip(pairs, answers, strict=True) if answer != a)
     return Score(len(pairs) - len(wrong), len(pairs), wrong)
 
 
-def evaluate_all(generate: Generate, size: int) -> Mapping[str, Score]:
-    return {name: evaluate(generate, pairs) for name, pairs in suites(size).items()}
+def evaluate_all(answers_to: Generate, size: int) -> Mapping[str, Score]:
+    return {name: evaluate(answers_to, pairs) for name, pairs in suites(size).items()}
 
 
 def float_generate(model: Model, tokenizer: Tokenizer) -> Generate:
     """Return the float model as a function from utterances to actions: greedy, in batches of equal length."""
 
-    def generate(texts: Sequence[str]) -> list[str]:
+    def answers_to(texts: Sequence[str]) -> list[str]:
         prompts = [encode(tokenizer, text + tokenizer.prompt_suffix) for text in texts]
         answers = [""] * len(prompts)
         for length in sorted({len(prompt) for prompt in prompts}):
@@ -97,7 +101,7 @@ def float_generate(model: Model, tokenizer: Tokenizer) -> Generate:
                 answers[i] = answer
         return answers
 
-    return generate
+    return answers_to
 
 
 def _answer(model: Model, tokenizer: Tokenizer, prompts: NDArray[np.int64]) -> list[str]:
@@ -108,6 +112,17 @@ def _answer(model: Model, tokenizer: Tokenizer, prompts: NDArray[np.int64]) -> l
         tokens = decoder.forward(tokens)[:, -1:].argmax(-1)
         answers = np.concatenate([answers, tokens], axis=1)
     return [_text(tokenizer, answer.tolist()) for answer in answers]
+
+
+def integer_generate(model: Model, tokenizer: Tokenizer) -> Generate:
+    """Return the simulator, which the firmware equals bit for bit, as a function from utterances to actions."""
+    graph = lower(quantize(model, self_calibration(model, eos=tokenizer.eos)), model.config.seq_len)
+    greedy = make_sampler(temperature=0, top_k=0, top_p=1, seed=0)
+
+    def answer(text: str) -> str:
+        return _text(tokenizer, list(generate(graph, tokenizer, text, greedy, ANSWER_LIMIT)))
+
+    return lambda texts: [answer(text) for text in texts]
 
 
 def _text(tokenizer: Tokenizer, answer: list[int]) -> str:
@@ -128,11 +143,13 @@ def report(scores: Mapping[str, Score]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Measure the float model.")
+    parser = argparse.ArgumentParser(description="Measure the default model.")
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--size", type=int, default=1500, help="utterances drawn per suite")
+    parser.add_argument("--integers", action="store_true", help="measure what the firmware computes")
     arguments = parser.parse_args()
-    print(report(evaluate_all(float_generate(*load(arguments.folder)), arguments.size)))
+    answers = integer_generate if arguments.integers else float_generate
+    print(report(evaluate_all(answers(*load(arguments.folder)), arguments.size)))
 
 
 if __name__ == "__main__":
