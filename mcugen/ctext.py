@@ -60,7 +60,7 @@ def wrapped(items: Iterable[str], indent: int) -> str:
     """Items joined by commas, broken into indented lines."""
     lines, line = [], ""
     for item in items:
-        if line and len(line) + len(item) + 2 > _LINE - indent:
+        if line and len(line) + len(item) + 3 > _LINE - indent:
             lines.append(line + ",")
             line = ""
         line = f"{line}, {item}" if line else item

@@ -241,7 +241,7 @@ def _prototype(prefix: str) -> str:
 def _flags(flags: list[str]) -> str:
     """A Makefile's value: one line, or several that begin on a line of their own."""
     lines = textwrap.wrap(" ".join(flags), 100, break_long_words=False, break_on_hyphens=False)
-    return " \\\n    ".join(["", *lines] if len(lines) > 1 else lines)
+    return (" \\\n    ").join(lines if len(lines) < 2 else ["\\\n    " + lines[0], *lines[1:]])
 
 
 def _hexadecimal(value: int) -> str:
@@ -281,6 +281,7 @@ def render_c(
     model_files = [f"{prefix}.c", f"{prefix}_weights.c", f"{prefix}_vocabulary.c"]
     sources = (*port_sources, *application, *model_files, *kernels, *RUNTIME, op_done)
     on_host = board.core == "host"
+    script = [] if on_host else ["-T", "linker.ld"]
     variables = {
         "prefix": prefix,
         "PREFIX": prefix.upper(),
@@ -313,9 +314,9 @@ def render_c(
         "linker_script": "linker.ld",
         "is_host": on_host,
         "cflags": _flags(compile_flags(board, "gcc")),
-        "ldflags": _flags(link_flags(board, "gcc")),
+        "ldflags": _flags([*script, *link_flags(board, "gcc")]),
         "zig_cflags": _flags(compile_flags(board, "zig")),
-        "zig_ldflags": _flags(link_flags(board, "zig")),
+        "zig_ldflags": _flags([*script, *link_flags(board, "zig")]),
         **_vocabulary(tokenizer_tables(tokenizer), suffix, prefix),
     }
     rendered = {

@@ -21,7 +21,7 @@ def test_the_nucleo_states_the_facts_of_its_manuals() -> None:
     assert board.clock_hz == 180_000_000
     assert board.flash == MemoryRegion(0x0800_0000, 512 * 1024)
     assert board.ram == MemoryRegion(0x2000_0000, 128 * 1024)
-    assert (board.stack_bytes, board.headroom, board.port) == (1536, 0.20, "stm32f4")
+    assert (board.stack_bytes, board.headroom, board.port) == (1024, 0.20, "stm32f4")
     assert board.port_defines == (("MG_CLOCK_HZ", 180_000_000), ("MG_UART_BAUD", 115_200))
     assert len(board.sha256) == 64
     assert board.facts["ram"] == (
@@ -151,13 +151,13 @@ WRONG = [
         "two memories cannot answer at one address: correct the origins or sizes",
     ),
     (
-        '"1536 B"',
+        '"1 KiB"',
         '"1530 B"',
         "stack.size is 1,530 B",
         "it must be a multiple of 8 B below the RAM's 131,072 B",
     ),
     (
-        '"1536 B"',
+        '"1 KiB"',
         '"128 KiB"',
         "stack.size is 131,072 B",
         "it must be a multiple of 8 B below the RAM's 131,072 B",

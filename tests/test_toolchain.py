@@ -273,7 +273,7 @@ def test_the_cache_lies_where_the_environment_says(
     monkeypatch.delenv("MCUGEN_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     if sys.platform == "linux":
-        assert toolchain._default_cache_dir() == tmp_path / "xdg" / "mcugen"
+        assert default_cache_dir() == tmp_path / "xdg" / "mcugen"
 
 
 def test_variables_of_the_caller_do_not_reach_the_compiler(
