@@ -40,7 +40,8 @@ clean:
 	find mcugen tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(DEMO)/build-info.json: $(RUN_READY) $(SOURCES)
-	$(VENV)/bin/mcugen build --out $(DEMO)
+	@echo building and verifying $(DEMO)
+	@$(VENV)/bin/mcugen build --out $(DEMO) > /dev/null
 
 $(RUN_READY): pyproject.toml | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --editable '.[all]'

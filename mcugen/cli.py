@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,6 @@ from mcugen.ir import Board
 from mcugen.project import write_file
 from mcugen.quantized_file import save_quantized
 from mcugen.sampler import make_sampler
-from mcugen.verify import mismatch
 
 
 class _Group(click.Group):
@@ -66,12 +66,6 @@ def _print_json(value: Mapping[str, object]) -> None:
     click.echo(json.dumps(value, indent=2, sort_keys=True))
 
 
-def _command_line() -> str:
-    """The command as the user typed it, with paths reduced to file names: generated files must not name a machine."""
-    words = [Path(word).name if "/" in word or "\\" in word else word for word in sys.argv[1:]]
-    return shlex.join(["mcugen", *words])
-
-
 # ---------------------------------------------------------------- options
 
 _Command = Callable[..., None]
@@ -87,17 +81,23 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
 
 
 _PATH = click.Path(path_type=Path)
+_AT_LEAST_0 = click.IntRange(min=0)
+_AT_LEAST_1 = click.IntRange(min=1)
 _model = click.argument("model", required=False, type=_PATH)
 _tokenizer = click.option(
     "--tokenizer", type=_PATH, metavar="FILE", help="Vocabulary of MODEL (llama2.c tokenizer.bin)."
 )
 _board = click.option("--board", default="nucleo", show_default=True, help="A board's name, or a board file (TOML).")
-_context = click.option("--context", type=int, metavar="N", help="Tokens remembered.  [default: the most that fits]")
+_context = click.option("--context", type=int, metavar="N", help="Tokens remembered.  [default: the most that fit]")
 _calibrate = click.option(
     "--calibrate", type=_PATH, metavar="TEXT", help="Text to calibrate on.  [default: own samples]"
 )
-_toolchain = click.option("--toolchain", default="auto", show_default=True, help="auto, zig or gcc.")
+_toolchain = click.option("--toolchain", default="auto", show_default=True, help="The C compiler: auto, zig or gcc.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_EPILOG = (
+    "MODEL is a llama2.c checkpoint (.bin, with --tokenizer) or a quantised model (.safetensors). "
+    "Without MODEL, it is the model that ships with mcugen."
+)
 _named = _options(_model, _tokenizer, _calibrate)
 _laid_out = _options(_named, _board, _context)
 
@@ -107,8 +107,8 @@ _laid_out = _options(_named, _board, _context)
 def mcugen() -> None:
     """Tiny transformers on microcontrollers: integers only, proved bit for bit.
 
-    MODEL is a llama2.c checkpoint (.bin, with --tokenizer) or a quantised model (.safetensors). Without MODEL, the
-    model that ships with mcugen turns plain English into actions of a small house.
+    Without further words, commands take the model that ships with mcugen, which turns plain English into the actions
+    of a small house, and a NUCLEO-F446RE: try mcugen run --prompt "it is too dark in the bedroom".
 
     Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch, 70 a defect of mcugen.
     """
@@ -121,20 +121,32 @@ def _lay_out(
     board: str,
     context: int | None,
     progress: pipeline.Progress,
-) -> tuple[pipeline.Source, pipeline.Layout]:
+) -> tuple[pipeline.Source, pipeline.Layout, str]:
+    """What the options of a command name: the source, its layout on the board, and the command that generates it.
+
+    That command goes into the generated files: the same for `build`, `verify` and `run`, so that they are the same
+    to the byte, and with file names only, so that they name no machine.
+    """
     facts = load_board(board)
     source = pipeline.open_source(model, tokenizer)
     quantized = pipeline.quantize_source(source, calibrate, progress)
-    return source, pipeline.lay_out(quantized, source.tokenizer, facts, context)
+    words = ["mcugen", "build", *([model.name] if model else [])]
+    for option, path in (("--tokenizer", tokenizer), ("--calibrate", calibrate)):
+        words += [option, path.name] if path else []
+    words += ["--board", Path(board).name if board.endswith(".toml") else facts.name]
+    words += ["--context", str(context)] if context is not None else []
+    return source, pipeline.lay_out(quantized, source.tokenizer, facts, context), shlex.join(words)
 
 
 # ---------------------------------------------------------------- commands
 
 
-@mcugen.command()
+@mcugen.command(epilog=_EPILOG, short_help="Write a C project with its firmware and reports.")
 @_options(_laid_out, _toolchain, _json)
 @click.option("--out", type=_PATH, metavar="DIR", help="Where to write.  [default: build/MODEL-BOARD]")
-@click.option("--verify-tokens", default=160, show_default=True, metavar="N", help="Tokens to verify; 0: do not.")
+@click.option(
+    "--verify-tokens", type=_AT_LEAST_0, default=160, show_default=True, metavar="N", help="Tokens to verify."
+)
 def build(
     model: Path | None,
     tokenizer: Path | None,
@@ -146,9 +158,13 @@ def build(
     out: Path | None,
     verify_tokens: int,
 ) -> None:
-    """Write a C project with its firmware, memory report and verification report."""
+    """Write a C project with its firmware, memory report and verification report.
+
+    An earlier result in DIR is replaced; anything else there is left alone. Where the firmware differs from the
+    simulator, or something is missing, nothing is written.
+    """
     with _progress() as progress:
-        source, layout = _lay_out(model, tokenizer, calibrate, board, context, progress)
+        source, layout, command = _lay_out(model, tokenizer, calibrate, board, context, progress)
         folder = out or Path("build") / f"{layout.name}-{layout.board.name}"
         built = pipeline.build_folder(
             source,
@@ -156,11 +172,10 @@ def build(
             layout,
             folder,
             toolchain=toolchain,
-            command=_command_line(),
+            command=command,
             tokens=verify_tokens,
             progress=progress,
         )
-    _stop_where_different(built.ladder)
     firmware, demand = built.firmware, layout.demand
     ram = firmware.static_bytes + firmware.stack_bytes
     if as_json:
@@ -190,12 +205,6 @@ def _share(used: int, size: int) -> str:
     return f"{used:,} of {size:,} B ({100 * used / size:.1f} %)"
 
 
-def _stop_where_different(ladder: pipeline.Ladder | None) -> None:
-    for report in ladder.reports if ladder else ():
-        if report.difference is not None:
-            raise mismatch(report)
-
-
 def _print_ladder(ladder: pipeline.Ladder | None) -> None:
     if ladder is None:
         click.echo("not verified (--verify-tokens 0)")
@@ -214,9 +223,11 @@ def _print_ladder(ladder: pipeline.Ladder | None) -> None:
         click.echo(f"instructions per token, {positions}: {ladder.instructions_per_token:,.0f}")
 
 
-@mcugen.command()
+@mcugen.command(epilog=_EPILOG, short_help="Compare the firmware with the simulator, op by op.")
 @_options(_laid_out, _toolchain, _json)
-@click.option("--tokens", default=600, show_default=True, metavar="N", help="Greedy tokens to feed.")
+@click.option(
+    "--tokens", type=_AT_LEAST_1, default=600, show_default=True, metavar="N", help="Greedy tokens to feed."
+)
 def verify(
     model: Path | None,
     tokenizer: Path | None,
@@ -227,31 +238,33 @@ def verify(
     as_json: bool,
     tokens: int,
 ) -> None:
-    """Compare the firmware with the simulator, op by op: exit code 0 where all is equal, 6 where not."""
-    if tokens < 1:
-        raise click.BadParameter("at least 1 token", param_hint="--tokens")
+    """Compare the firmware with the simulator, op by op: exit code 0 where all is equal, 6 where not.
+
+    First the C on this computer, with sanitizers; then the ELF that is flashed, in an emulator; then its console.
+    """
     with _progress() as progress:
-        _, layout = _lay_out(model, tokenizer, calibrate, board, context, progress)
-        command = _command_line()
+        _, layout, command = _lay_out(model, tokenizer, calibrate, board, context, progress)
         firmware = None
         if layout.board.core != "host":
             firmware = pipeline.make_firmware(layout, toolchain, command, progress)
-        ladder = pipeline.climb(layout, firmware, tokens, command, progress)
+        ladder = pipeline.climb(layout, firmware, tokens, command, toolchain=toolchain, progress=progress)
     if as_json:
         _print_json(ladder.to_json())
     else:
         _print_ladder(ladder)
-    _stop_where_different(ladder)
+    ladder.raise_for_difference()
 
 
-@mcugen.command()
+@mcugen.command(epilog=_EPILOG, short_help="Talk to the model on an emulated board.")
 @_options(_laid_out, _toolchain, _json)
-@click.option("--prompt", help="What to type.  [default: every line of standard input]")
-@click.option("--tokens", default=200, show_default=True, metavar="N", help="The longest answer.")
-@click.option("--temperature", default=0.0, show_default=True, help="0 takes the likeliest token.")
-@click.option("--top-k", default=0, show_default=True, help="Keep the K likeliest tokens; 0: all.")
-@click.option("--top-p", default=1.0, show_default=True, help="Keep the likeliest tokens that hold this share.")
-@click.option("--seed", default=1, show_default=True, help="Of the random numbers.")
+@click.option("--prompt", metavar="TEXT", help="What to type.  [default: every line of standard input]")
+@click.option("--tokens", type=_AT_LEAST_0, default=200, show_default=True, metavar="N", help="The longest answer.")
+@click.option("--temperature", default=0.0, show_default=True, metavar="T", help="0 takes the likeliest token.")
+@click.option("--top-k", default=0, show_default=True, metavar="K", help="Keep the K likeliest tokens; 0: all.")
+@click.option(
+    "--top-p", default=1.0, show_default=True, metavar="P", help="Keep the likeliest tokens that hold this share."
+)
+@click.option("--seed", default=1, show_default=True, metavar="N", help="Of the random numbers.")
 @click.option("--quiet", is_flag=True, help="Print the generated text and nothing else.")
 def run(
     model: Path | None,
@@ -269,29 +282,42 @@ def run(
     seed: int,
     quiet: bool,
 ) -> None:
-    """Type a prompt at the emulated board's UART and stream its answer (--board host: on this computer)."""
+    """Type a prompt at the emulated board's UART and stream its answer (--board host: on this computer).
+
+    With --json, one line of JSON for each answer.
+    """
     sampler = make_sampler(temperature, top_k, top_p, seed)
     with _progress(hidden=quiet) as progress:
-        _, layout = _lay_out(model, tokenizer, calibrate, board, context, progress)
-        firmware = pipeline.make_firmware(layout, toolchain, _command_line(), progress)
+        _, layout, command = _lay_out(model, tokenizer, calibrate, board, context, progress)
+        firmware = pipeline.make_firmware(layout, toolchain, command, progress)
     if not quiet and not as_json:
         where = "on this computer" if layout.board.core == "host" else f"on an emulated {layout.board.name}"
         click.echo(f"{layout.graph.model.name} {where}, context {layout.graph.context}", err=True)
-    prompts = [prompt] if prompt is not None else (line.rstrip("\r\n") for line in click.get_text_stream("stdin"))
-    for text in prompts:
-        parts = pipeline.run_prompt(layout, firmware, text, sampler, tokens)
+    for typed in _prompts(prompt, quiet):
+        parts = pipeline.run_prompt(layout, firmware, typed, sampler, tokens)
         if as_json:
-            answer = b"".join(parts).decode(errors="replace").removesuffix("\n")
-            _print_json(
-                {"model": layout.graph.model.name, "board": layout.board.name, "prompt": text, "text": answer}
-            )
+            text, answer = (content.decode(errors="replace") for content in (typed, b"".join(parts)))
+            facts = {"model": layout.graph.model.name, "board": layout.board.name, "prompt": text}
+            click.echo(json.dumps({**facts, "text": answer.removesuffix("\n")}, sort_keys=True))
             continue
         for part in parts:
             sys.stdout.buffer.write(part)
             sys.stdout.buffer.flush()
 
 
-@mcugen.command()
+def _prompts(prompt: str | None, quiet: bool) -> Iterator[bytes]:
+    """The prompt, or every line of standard input, which a person is asked for."""
+    if prompt is not None:
+        yield os.fsencode(prompt)
+        return
+    asks = sys.stdin.isatty() and not quiet
+    click.echo("> " if asks else "", nl=False, err=True)
+    for line in sys.stdin.buffer:
+        yield line.rstrip(b"\r\n")
+        click.echo("> " if asks else "", nl=False, err=True)
+
+
+@mcugen.command(epilog=_EPILOG, short_help="Show where every byte goes, and what would make it fit.")
 @_options(_laid_out, _json)
 def plan(
     model: Path | None,
@@ -303,14 +329,14 @@ def plan(
 ) -> None:
     """Show where every byte goes, why the peak is where it is, and what would make it fit."""
     with _progress() as progress:
-        _, layout = _lay_out(model, tokenizer, calibrate, board, context, progress)
+        _, layout, _ = _lay_out(model, tokenizer, calibrate, board, context, progress)
     if as_json:
         _print_json(pipeline.plan_facts(layout))
     else:
         click.echo(pipeline.plan_text(layout), nl=False)
 
 
-@mcugen.command()
+@mcugen.command(epilog=_EPILOG, short_help="Write the integers and the vocabulary as one file.")
 @_options(_named, _json)
 @click.option("--out", type=_PATH, metavar="FILE", help="Where to write.  [default: MODEL.safetensors]")
 def quantize(
@@ -329,10 +355,14 @@ def quantize(
         click.echo(f"{path}: {len(content):,} B, {quantized.recipe}")
 
 
-@mcugen.command(name="eval")
+@mcugen.command(name="eval", epilog=_EPILOG, short_help="Measure what the integers cost against float.")
 @_options(_named, _json)
-@click.option("--text", required=True, type=_PATH, help="What to predict; paragraphs outside ASCII are dropped.")
-@click.option("--tokens", default=20_000, show_default=True, metavar="N", help="How many of its tokens.")
+@click.option(
+    "--text", required=True, type=_PATH, metavar="FILE", help="What to predict; paragraphs outside ASCII are dropped."
+)
+@click.option(
+    "--tokens", type=_AT_LEAST_1, default=20_000, show_default=True, metavar="N", help="How many of its tokens."
+)
 def evaluate(
     model: Path | None, tokenizer: Path | None, calibrate: Path | None, as_json: bool, text: Path, tokens: int
 ) -> None:
@@ -343,7 +373,7 @@ def evaluate(
         layout = pipeline.lay_out(quantized, source.tokenizer, load_board("host"))
         found = pipeline.measure(source, layout.graph, text, tokens, progress)
     if as_json:
-        click.echo(found.to_json())
+        click.echo(found.to_json(), nl=False)
         return
     error = "" if found.standard_error is None else f" ± {100 * found.standard_error:.2f}"
     table = Table(title=f"{source.name}, {found.tokens:,} tokens", show_header=False, title_justify="left")
@@ -355,11 +385,23 @@ def evaluate(
     Console().print(table)
 
 
-@mcugen.group(invoke_without_command=True)
+class _Boards(click.Group):
+    """Tells who types a board's name where a command is expected what to type."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            raise click.UsageError(f"{error.message} One board: mcugen boards show {args[0]}", ctx) from error
+
+
+@mcugen.group(cls=_Boards, invoke_without_command=True)
 @_json
 @click.pass_context
 def boards(ctx: click.Context, as_json: bool) -> None:
-    """List the boards, or show one: mcugen boards show nucleo."""
+    """List the boards; `mcugen boards show nucleo` shows one."""
     if ctx.invoked_subcommand is not None:
         return
     found = list_boards()
@@ -380,10 +422,10 @@ def boards(ctx: click.Context, as_json: bool) -> None:
 
 
 @boards.command()
-@click.argument("name")
+@click.argument("name", metavar="BOARD")
 @_json
 def show(name: str, as_json: bool) -> None:
-    """Show a board's facts and where they come from."""
+    """Show the facts of BOARD, a name or a board file (TOML), and where they come from."""
     board = load_board(name)
     if as_json:
         _print_json(_board_facts(board))

@@ -16,9 +16,9 @@ C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "u
 
 # Names that a model's files must not take: headers of the firmware and of C, main.c, and the prefix of the kernels.
 RESERVED = frozenset(
-    ("console", "fixedpoint", "generate", "kernels", "op_done", "port", "ring", "sampler", "tables", "tokenizer")
-    + ("stddef", "stdint", "stdio", "main", "mg")
-)
+    ("console", "fixedpoint", "generate", "kernels", "op_done", "port", "ring", "sampler", "tables", "tokenizer",
+     "stddef", "stdint", "stdio", "main", "mg")
+)  # fmt: skip
 
 
 def identifier(name: str) -> str:

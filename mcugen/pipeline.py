@@ -33,10 +33,10 @@ from mcugen.ir import Board, Firmware, Graph, Model, Plan, Project, QuantizedMod
 from mcugen.lower import lower
 from mcugen.plan import check_plan, plan_memory
 from mcugen.plan_report import plan_json, plan_report
-from mcugen.project import MARKER, write_folder
+from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
-from mcugen.render import PROMPT_TOKENS, Provenance, render_c
+from mcugen.render import LONGEST_PROMPT, PROMPT_TOKENS, Provenance, render_c
 from mcugen.resources import models_dir
 from mcugen.sampler import Sampler, make_sampler
 from mcugen.simulate import Simulator, greedy
@@ -180,7 +180,7 @@ def lay_out(model: QuantizedModel, tokenizer: Tokenizer, board: Board, context: 
         return graph, plan, demand_of(graph, plan, code_bytes=code, static_bytes=STATIC_BYTES)
 
     largest = largest_context(lambda slots: planned(slots)[2].ram <= board.ram.size, model.config.seq_len)
-    graph, plan, demand = planned(context or largest or 1)
+    graph, plan, demand = planned(max(largest, 1) if context is None else context)
     check_plan(graph, plan)
     check_fits(graph, plan, board, demand, ram_at=lambda slots: planned(slots)[2].ram, boards=list_boards())
     return Layout(board, tokenizer, graph, plan, demand, largest)
@@ -291,15 +291,23 @@ def tools_required() -> bool:
 
 
 def climb(
-    layout: Layout, firmware: Firmware | None, tokens: int, command: str, progress: Progress = silent
+    layout: Layout,
+    firmware: Firmware | None,
+    tokens: int,
+    command: str,
+    *,
+    toolchain: str = "auto",
+    progress: Progress = silent,
 ) -> Ladder:
     """Compare the host build and, on a microcontroller, the firmware with the simulator: rungs 3 and 4.
 
-    firmware: the image that is flashed; None for the host. Stops at the first rung that differs.
+    firmware: the image that is flashed; None for the host, whose compiler is then `toolchain`. Stops at the first
+    rung that differs. Raises MismatchError where an op is missing or the console prints something else, FirmwareFault
+    (exit code 6, too) where the C does what the board would not survive.
     """
     fed = verification_tokens(layout.graph, layout.tokenizer, tokens)
     rungs = _Rungs(layout, fed, progress)
-    rungs.host(command)
+    rungs.host(command, toolchain if firmware is None else "auto")
     if firmware is not None:
         rungs.emulated(firmware)
     return Ladder(
@@ -350,12 +358,12 @@ class _Rungs:
             machine.close()
         self.reports.append(report)
 
-    def host(self, command: str) -> None:
+    def host(self, command: str, name: str) -> None:
         """Rung 3: the same C on this computer, with sanitizers where the compiler has them."""
         rung = "rung 3, host"
         board = load_board("host")
         try:
-            toolchain = find_toolchain("auto", board)
+            toolchain = find_toolchain(name, board)
         except ToolError as error:
             return self._skip(rung, error)
         self.toolchain = toolchain.title
@@ -478,22 +486,36 @@ def _sampler_line(s: Sampler) -> str:
     return f"#sampler {s.multiplier} {s.shift} {s.top_k} {s.top_p} {s.state}"
 
 
-def run_prompt(layout: Layout, firmware: Firmware, prompt: str, sampler: Sampler, max_tokens: int) -> Iterator[bytes]:
+def _check_prompt(prompt: bytes) -> None:
+    """Raise UsageError where a prompt, typed at the console, would not arrive as it is."""
+    if len(prompt) > LONGEST_PROMPT:
+        what = f"has {len(prompt)} bytes; the console's line holds {LONGEST_PROMPT}"
+        hint = f"leave out {len(prompt) - LONGEST_PROMPT} bytes"
+    elif b"\n" in prompt or b"\r" in prompt:
+        what, hint = "has more than one line", "type one line at a time: standard input takes many prompts"
+    elif prompt.startswith(b"#"):
+        what, hint = "begins with #, as the console's commands do", "put a space in front of it"
+    elif b"\x08" in prompt or b"\x7f" in prompt:
+        what, hint = "holds a backspace, which the console would obey", "leave it out"
+    else:
+        return
+    raise UsageError(f"the prompt {what}", where="run", hint=hint)
+
+
+def run_prompt(
+    layout: Layout, firmware: Firmware, prompt: bytes, sampler: Sampler, max_tokens: int
+) -> Iterator[bytes]:
     """Type a prompt at the application's console and yield its answer as it comes.
 
     The firmware runs in the emulator, or on this computer where the board is the host. Raises UsageError for a
     prompt that the console cannot take.
     """
-    line = prompt.encode()
-    if len(line) > 160 or b"\n" in line or b"\r" in line or line.startswith(b"#"):
-        raise UsageError(
-            f"the console takes one line of at most 160 bytes that does not begin with #; this one has {len(line)}",
-            where="--prompt",
-            hint="shorten the prompt to one line",
-        )
-    typed = f"#tokens {max_tokens}\n{_sampler_line(sampler)}\n".encode() + line + b"\n"
-    on_host = layout.board.core == "host"
-    stream = host_console.console(firmware, typed) if on_host else _unicorn(firmware, watch_accesses=False).console(typed)
+    _check_prompt(prompt)
+    typed = f"#tokens {max_tokens}\n{_sampler_line(sampler)}\n".encode() + prompt + b"\n"
+    if layout.board.core == "host":
+        stream = host_console.console(firmware, typed)
+    else:
+        stream = _unicorn(firmware, watch_accesses=False).console(typed)
     for index, part in answers(stream):
         if index == 3:  # after the banner and two settings
             yield part
@@ -527,13 +549,16 @@ def build_folder(
 
     Raises MismatchError, with nothing written, where the firmware differs from the simulator.
     """
+    check_replaceable(out)
     project = make_project(layout, command)
     progress("compile", 0, 1)
     firmware = build(project, find_toolchain(toolchain, layout.board))
     progress("compile", 1, 1)
     on_host = layout.board.core == "host"
-    ladder = climb(layout, None if on_host else firmware, tokens, command, progress) if tokens else None
-    if ladder is not None:
+    ladder = None
+    if tokens:
+        flashed = None if on_host else firmware
+        ladder = climb(layout, flashed, tokens, command, toolchain=toolchain, progress=progress)
         ladder.raise_for_difference()
 
     files: dict[str, bytes] = dict(project.files)
@@ -549,9 +574,7 @@ def build_folder(
         files["verification.json"] = _json(ladder.to_json())
         files["verification.txt"] = ladder_text(ladder).encode()
     files[MARKER] = _json(build_facts(layout, firmware, command, files))
-    write_folder(files, out)
-    if on_host:
-        (out / "application").chmod(0o755)
+    write_folder(files, out, executables=("application",))
     return Built(out, layout, firmware, ladder)
 
 
@@ -601,7 +624,7 @@ def ladder_text(ladder: Ladder) -> str:
 # ---------------------------------------------------------------- quality
 
 
-def measure(source: Source, graph: Graph, text: Path | None, tokens: int, progress: Progress = silent) -> Evaluation:
+def measure(source: Source, graph: Graph, text: Path, tokens: int, progress: Progress = silent) -> Evaluation:
     """Perplexity and agreement of the integers against float, on a text."""
     if source.model is None:
         raise UsageError(
@@ -609,5 +632,6 @@ def measure(source: Source, graph: Graph, text: Path | None, tokens: int, progre
             where="MODEL",
             hint="name the float checkpoint it was made from",
         )
-    ids = encode(source.tokenizer, clean_text(read_text(text)) if text else "", bos=False)[:tokens]
-    return evaluate(source.model, graph, ids, progress=lambda done, total: progress("evaluate", done, total))
+    ids = encode(source.tokenizer, clean_text(read_text(text)), bos=False)[:tokens]
+    bos = source.tokenizer.bos
+    return evaluate(source.model, graph, ids, bos=bos, progress=lambda done, total: progress("evaluate", done, total))

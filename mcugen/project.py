@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from mcugen.errors import InputError, UsageError
@@ -13,44 +13,67 @@ from mcugen.errors import InputError, UsageError
 MARKER = "build-info.json"  # a folder that holds it was written by mcugen and may be replaced
 
 
-def write_folder(files: Mapping[str, bytes], out: Path) -> None:
-    """Write relative path -> content as the folder `out`, replacing an earlier result of mcugen.
-
-    Everything is written to a temporary neighbour first and renamed into place. Raises UsageError where `out` holds
-    something else, InputError where it cannot be written.
-    """
-    if out.exists() and not (out / MARKER).is_file() and not (out.is_dir() and not any(out.iterdir())):
+def check_replaceable(out: Path) -> None:
+    """Raise UsageError where `out` is there and holds something that mcugen did not write."""
+    try:
+        replaceable = not out.exists() or (out / MARKER).is_file() or (out.is_dir() and not any(out.iterdir()))
+    except OSError as error:
+        raise _unwritable(out, error, "folder") from error
+    if not replaceable:
         raise UsageError(
             f"{out} exists and is not a folder that mcugen wrote",
             where="--out",
             hint=f"choose another folder, or remove it: mcugen replaces only folders that hold {MARKER}",
         )
+
+
+def write_folder(files: Mapping[str, bytes], out: Path, executables: Collection[str] = ()) -> None:
+    """Write relative path -> content as the folder `out`, replacing an earlier result of mcugen.
+
+    Everything is written to a temporary neighbour first and renamed into place; `executables` can be run, if they are
+    among the files. Raises UsageError where `out` holds something else, InputError where it cannot be written.
+    """
+    check_replaceable(out)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
-            new, old = Path(scratch) / "new", Path(scratch) / "old"
+        with _scratch(out) as scratch:
+            new, old = scratch / "new", scratch / "old"
             for path, content in sorted(files.items()):
                 target = new / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(content)
+                if path in executables:
+                    target.chmod(0o755)
             if out.exists():
                 os.replace(out, old)
-            os.replace(new, out)
-            shutil.rmtree(old, ignore_errors=True)
+            try:
+                os.replace(new, out)
+            except OSError:
+                if old.exists():
+                    os.replace(old, out)
+                raise
     except OSError as error:
-        raise InputError(
-            f"{out} cannot be written: {error.strerror}", where="--out", hint="choose a folder that you may write to"
-        ) from error
+        raise _unwritable(out, error, "folder") from error
 
 
 def write_file(content: bytes, out: Path) -> None:
     """Write one file, all or nothing. Raises InputError where it cannot be written."""
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=out.parent, prefix=f".{out.name}-", delete=False) as file:
-            file.write(content)
-        os.replace(file.name, out)
+        with _scratch(out) as scratch:
+            (scratch / "new").write_bytes(content)
+            os.replace(scratch / "new", out)
     except OSError as error:
-        raise InputError(
-            f"{out} cannot be written: {error.strerror}", where="--out", hint="choose a place that you may write to"
-        ) from error
+        raise _unwritable(out, error, "place") from error
+
+
+@contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out`, on the same file system."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+def _unwritable(out: Path, error: OSError, kind: str) -> InputError:
+    return InputError(
+        f"{out} cannot be written: {error.strerror}", where="--out", hint=f"choose a {kind} that you may write to"
+    )

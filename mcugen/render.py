@@ -22,7 +22,8 @@ from mcugen.resources import data_dir
 from mcugen.tokenizer import TokenizerTables, tokenizer_tables
 from mcugen.toolchain import compile_flags, link_flags
 
-PROMPT_TOKENS = 160 + 2  # a console line and what the tokenizer adds before merging
+LONGEST_PROMPT = 160  # bytes: a line of the console
+PROMPT_TOKENS = LONGEST_PROMPT + 2  # before merging: one per byte, bos and the space in front
 
 RUNTIME = ("runtime/generate.c", "runtime/sampler.c", "runtime/tokenizer.c")
 RUNTIME_HEADERS = ("runtime/generate.h", "runtime/sampler.h", "runtime/tokenizer.h", "runtime/ring.h",
@@ -100,7 +101,9 @@ class _Constants:
         shape = f"[{rows}][{cols}], {packing.replace('_', '-')}"
         codes = self.array(f"{name}_codes", PACKINGS[packing](w.codes), w.codes, shape)
         multiplier = self.array(f"{name}_multiplier", w.multiplier)
-        return self.struct("mg_linear_t", name, codes=codes, multiplier=multiplier, rows=rows, cols=cols, shift=w.shift)
+        return self.struct(
+            "mg_linear_t", name, codes=codes, multiplier=multiplier, rows=rows, cols=cols, shift=w.shift
+        )
 
 
 def _initialisers(fields: Mapping[str, object]) -> str:
@@ -294,7 +297,7 @@ def render_c(
         "max_tokens": max_tokens,
         "prompt_tokens": PROMPT_TOKENS + len(suffix),
         "plan": plan,
-        "longest_prompt": PROMPT_TOKENS - 2,
+        "longest_prompt": LONGEST_PROMPT,
         "generate": _prototype(prefix),
         "offsets": _offsets(graph, plan),
         "logits": identifier(graph.logits).upper(),

@@ -261,9 +261,7 @@ class _Job:
 
 
 _INCLUDE = re.compile(rb'#[ \t]*include[ \t]*["<]([^">\n]+)[">]')
-_UNCLEAR = re.compile(
-    rb'#[ \t]*(include(?![ \t]*["<])|include_next|import|embed|/\*)|%:|\?\?=|__has_include|incbin'
-)
+_UNCLEAR = re.compile(rb'#[ \t]*(include(?![ \t]*["<])|include_next|import|embed|/\*)|%:|\?\?=|__has_include|incbin')
 
 
 def _included(project: Project, source: str) -> set[str]:

@@ -23,7 +23,7 @@ BEFORE_THE_OPS = "before its ops"
 AFTER_THE_OPS = "after its ops"
 _HINTS = {
     BEFORE_THE_OPS: "compare when the step calls rebase with Simulator.feed in mcugen/simulate.py",
-    AFTER_THE_OPS: "each op wrote what it should: look for a write beside an op's outputs, or a wrong offset in the plan",
+    AFTER_THE_OPS: "each op wrote what it should: look for a write beside an op's outputs, or a wrong offset",
 }
 
 IntArray = NDArray[np.integer]

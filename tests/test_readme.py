@@ -116,7 +116,9 @@ def test_every_shell_block_is_run() -> None:
 
 
 def test_blocks_are_found_with_their_words_and_output() -> None:
-    text = "<!-- run: slow, data -->\n```sh\na b\n```\n```text\nc\n```\n<!-- run -->\n```sh\nd\n```\n\n```text\ne\n```\n"
+    text = (
+        "<!-- run: slow, data -->\n```sh\na b\n```\n```text\nc\n```\n<!-- run -->\n```sh\nd\n```\n\n```text\ne\n```\n"
+    )
     assert blocks(text) == [
         Block("run", frozenset({"slow", "data"}), "a b\n", "c\n"),
         Block("run", frozenset(), "d\n", None),

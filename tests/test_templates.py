@@ -24,7 +24,9 @@ def broken_rules(source: str) -> list[str]:
     """What a template does beyond placing values: constructs and filters that are not allowed, by name."""
     tree = jinja2.Environment().parse(source)
     found = {type(node).__name__ for node in tree.find_all(nodes.Node) if not isinstance(node, ALLOWED)}
-    return sorted(found | {f"|{node.name}" for node in tree.find_all(nodes.Filter)} - {f"|{name}" for name in FILTERS})
+    return sorted(
+        found | {f"|{node.name}" for node in tree.find_all(nodes.Filter)} - {f"|{name}" for name in FILTERS}
+    )
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: f"{path.parent.name}/{path.name}")

@@ -241,7 +241,10 @@ def test_only_what_changed_is_compiled_again(
     ids=["one", "cycle", "beside", "order", "dots", "continued", "system", "macro", "has_include"],
 )  # fmt: skip
 def test_an_object_depends_on_what_its_source_includes(files: dict[str, bytes], read: list[str]) -> None:
-    assert sorted(toolchain._included(Project("demo", HOST, files, ("main.c",), (".", "x", "y"), None), "main.c")) == read
+    assert (
+        sorted(toolchain._included(Project("demo", HOST, files, ("main.c",), (".", "x", "y"), None), "main.c"))
+        == read
+    )
 
 
 def test_the_includes_found_are_those_the_compiler_reads(host_compiler: Toolchain, tmp_path: Path) -> None:
@@ -309,15 +312,16 @@ def test_gaps_in_a_bin_read_as_erased_flash(compiler: Toolchain, cache: Path) ->
 
 
 def makefile(board: Board, made: Project) -> bytes:
+    script = [] if made.linker_script is None else ["-T", made.linker_script]
     return template(
         "Makefile.j2",
         name=made.name,
         sources=made.sources,
         include_dirs=made.include_dirs,
-        cflags=compile_flags(board, "gcc"),
-        ldflags=link_flags(board, "gcc"),
-        zig_cflags=compile_flags(board, "zig"),
-        zig_ldflags=link_flags(board, "zig"),
+        cflags=" ".join(compile_flags(board, "gcc")),
+        ldflags=" ".join([*script, *link_flags(board, "gcc")]),
+        zig_cflags=" ".join(compile_flags(board, "zig")),
+        zig_ldflags=" ".join([*script, *link_flags(board, "zig")]),
         linker_script=made.linker_script,
         is_host=board.core == "host",
     )

@@ -64,9 +64,7 @@ def rebasings(graph: Graph, count: int) -> int:
 
 @pytest.mark.parametrize("machine", [ladder.host_machine, ladder.nucleo_machine], ids=["host", "nucleo"])
 @zoo.shapes()
-def test_every_op_and_every_byte_of_the_ring_are_equal(
-    config: Config, machine: Callable[[Layout], Machine]
-) -> None:
+def test_every_op_and_every_byte_of_the_ring_are_equal(config: Config, machine: Callable[[Layout], Machine]) -> None:
     """Two and more re-basings, a dozen wraps of the ring, a context that is not the trained one, three chunks."""
     layout = ladder.laid_out(config, max(1, config.seq_len - 3))
     count = max(110, 4 * config.seq_len)
@@ -180,7 +178,13 @@ def with_flipped_code(graph: Graph, label: str, row: int, column: int, bit: int)
 
 @pytest.mark.parametrize(
     ("label", "row", "column"),
-    [("layers.0.wq", 3, 5), ("layers.0.w3", 11, 0), ("layers.1.wv", 0, 15), ("layers.1.w2", 15, 11), ("logits", 19, 7)],
+    [
+        ("layers.0.wq", 3, 5),
+        ("layers.0.w3", 11, 0),
+        ("layers.1.wv", 0, 15),
+        ("layers.1.w2", 15, 11),
+        ("logits", 19, 7),
+    ],
 )
 def test_a_flipped_bit_of_a_weight_is_found_at_the_op_that_reads_it(label: str, row: int, column: int) -> None:
     layout = ladder.laid_out(SMALL, CONTEXT)
@@ -359,7 +363,7 @@ def test_a_byte_of_the_ring_that_changes_after_the_last_op_is_found() -> None:
     assert str(mismatch(report)) == (
         f"machine differs from the simulator at token 119, after its ops, layers.0.keys[17]: {hit}, not {expected}\n"
         f"  where: rung\n"
-        f"  try:   each op wrote what it should: look for a write beside an op's outputs, or a wrong offset in the plan"
+        f"  try:   each op wrote what it should: look for a write beside an op's outputs, or a wrong offset"
     )
 
 
@@ -418,7 +422,9 @@ def step_bytes(graph: Graph) -> list[int]:
 def test_an_op_that_is_left_out_is_found() -> None:
     """Its place holds what another op left there."""
     layout = portable()
-    source = pipeline.make_project(layout, ladder.COMMAND, ladder.HOST, observed=True).files[f"{layout.name}.c"].decode()
+    source = (
+        pipeline.make_project(layout, ladder.COMMAND, ladder.HOST, observed=True).files[f"{layout.name}.c"].decode()
+    )
     call = re.search(r"    mg_swiglu_s16\([^;]*;\n", source)
     assert call
     found = climb(broken_machine(layout, call[0], "", f"{layout.name}.c"), layout, 12).difference

@@ -1,0 +1,707 @@
+"""The command line: every command, every --json, every error with its text and its exit code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import ladder
+import pytest
+import zoo
+from click.testing import CliRunner, Result
+
+from mcugen import __version__, pipeline, toolchain
+from mcugen.checkpoints import write_checkpoint
+from mcugen.cli import main, mcugen
+from mcugen.errors import ToolError
+from mcugen.generate import generate, prompt_tokens
+from mcugen.ir import Config, Project
+from mcugen.project import MARKER
+from mcugen.sampler import make_sampler
+from mcugen.tokenizer import decode, read_tokenizer, write_tokenizer
+
+SHAPE = Config(16, 12, 1, 2, 1, 300, 12, False)
+LADDER_KEYS = [
+    "board", "context", "instructions_per_token", "model", "passed", "profile", "reports", "skipped", "tokens",
+    "toolchain",
+]  # fmt: skip
+REPORT_KEYS = ["difference", "machine", "ops", "rung", "tokens", "values"]
+PLAN_KEYS = [
+    "arena_bytes", "board", "buffers", "context", "flash", "largest_context", "live_bytes", "lower_bound", "model",
+    "peak", "ram",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Files:
+    """A folder with a tiny checkpoint and its vocabulary."""
+
+    folder: Path
+    model: str
+    named: tuple[str, ...]  # the arguments that name them
+
+
+@pytest.fixture(scope="module")
+def tiny_files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "tiny.bin").write_bytes(write_checkpoint(zoo.model_of(SHAPE, seed=4)))
+    (folder / "tiny-tokenizer.bin").write_bytes(write_tokenizer(zoo.random_tokenizer(300)))
+    (folder / "text.txt").write_text("the tin hat. " * 40, encoding="utf-8")
+    model, vocabulary = str(folder / "tiny.bin"), str(folder / "tiny-tokenizer.bin")
+    return Files(folder, model, (model, "--tokenizer", vocabulary))
+
+
+@pytest.fixture
+def files(tiny_files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
+    """The same, with an empty folder to work in."""
+    monkeypatch.chdir(tmp_path)
+    return tiny_files
+
+
+def cli(*arguments: object, input: bytes | None = None) -> Result:
+    return CliRunner().invoke(mcugen, [str(argument) for argument in arguments], input=input, catch_exceptions=False)
+
+
+def done(*arguments: object, input: bytes | None = None) -> str:
+    """What a command prints that must succeed, with nothing on standard error."""
+    result = cli(*arguments, input=input)
+    assert (result.exit_code, result.stderr) == (0, "")
+    return result.stdout
+
+
+def failed(code: int, text: str, *arguments: object) -> None:
+    """A command must end with this exit code and exactly this text on standard error."""
+    result = cli(*arguments)
+    assert result.stderr == text
+    assert (result.exit_code, result.stdout) == (code, "")
+
+
+def answer(files: Files, prompt: str, tokens: int, temperature: float = 0.0, seed: int = 1) -> str:
+    tokenizer = read_tokenizer(files.folder / "tiny-tokenizer.bin", 300)
+    source = pipeline.open_source(Path(files.model), files.folder / "tiny-tokenizer.bin")
+    layout = pipeline.lay_out(pipeline.quantize_source(source, None), tokenizer, ladder.HOST)
+    found = list(generate(layout.graph, tokenizer, prompt, make_sampler(temperature, 0, 1.0, seed), tokens))
+    return decode(tokenizer, found, prompt_tokens(tokenizer, prompt)[-1]).decode(errors="replace") + "\n"
+
+
+# ---------------------------------------------------------------- help
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    yield "", mcugen
+    for name, command in mcugen.commands.items():
+        yield name, command
+        for below in getattr(command, "commands", {}):
+            yield f"{name} {below}", command.commands[below]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("name", "command"), list(commands()), ids=[name or "mcugen" for name, _ in commands()])
+def test_help_says_what_a_command_does_and_what_each_option_means(name: str, command: click.Command) -> None:
+    text = done(*name.split(), "--help")
+    assert done(*name.split(), "-h") == text
+    assert text.startswith(f"Usage: mcugen {name}".rstrip() + " [OPTIONS]")
+    assert max(map(len, text.splitlines())) <= 80
+    assert "..." not in text.replace("[ARGS]...", "")  # nothing is cut off
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help and parameter.help.endswith((".", "]")), parameter.name
+
+
+def test_help_lists_the_commands_and_the_exit_codes() -> None:
+    text = done("--help")
+    assert sorted(mcugen.commands) == ["boards", "build", "eval", "plan", "quantize", "run", "verify"]
+    assert "Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch" in " ".join(text.split())
+
+
+def test_version() -> None:
+    assert done("--version") == f"mcugen, version {__version__}\n"
+
+
+# ---------------------------------------------------------------- build
+
+
+def test_build_writes_the_whole_folder(files: Files) -> None:
+    ladder.require_unicorn()
+    text = done("build", *files.named, "--context", 8, "--verify-tokens", 30)
+    out = Path("build/tiny-nucleo-f446re")
+    assert "tiny on nucleo-f446re" in text
+    assert "8 tokens (at most 12 fit)" in text
+    assert str(out) in text
+    assert "instructions per token, positions 0 to 29: " in text
+    assert sorted(path.name for path in out.iterdir()) == [
+        "Makefile", "README.md", "app", MARKER, "firmware.bin", "firmware.elf", "firmware.hex", "kernels", "linker.ld",
+        "main.c", "memory.json", "memory.txt", "model.safetensors", "ports", "runtime", "tiny.c", "tiny.h",
+        "tiny_vocabulary.c", "tiny_weights.c", "tiny_weights.h", "verification.json", "verification.txt",
+    ]  # fmt: skip
+    facts = json.loads((out / MARKER).read_text())
+    assert sorted(facts) == [
+        "board", "board_sha256", "checkpoint_sha256", "command", "context", "files", "flash_bytes", "mcugen", "model",
+        "recipe", "sections", "stack_bytes", "static_bytes", "toolchain",
+    ]  # fmt: skip
+    for path, digest in facts["files"].items():
+        assert hashlib.sha256((out / path).read_bytes()).hexdigest() == digest
+    assert set(facts["files"]) == {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} - {MARKER}
+    assert facts["checkpoint_sha256"] == hashlib.sha256(Path(files.model).read_bytes()).hexdigest()
+    assert facts["command"] == (
+        "mcugen build tiny.bin --tokenizer tiny-tokenizer.bin --board nucleo-f446re --context 8"
+    )
+    assert facts["flash_bytes"] == len((out / "firmware.bin").read_bytes())
+    assert json.loads((out / "verification.json").read_text())["passed"] is True
+    assert "rung 3, host: host build (" in (out / "verification.txt").read_text()
+    assert not any(path.name.startswith(".") for path in Path("build").iterdir())
+
+
+def test_build_as_json(files: Files) -> None:
+    ladder.require_unicorn()
+    found = json.loads(done("build", *files.named, "--json", "--verify-tokens", 5, "--out", "o"))
+    assert sorted(found) == ["flash_bytes", "out", "plan", "ram_bytes", "toolchain", "verification"]
+    assert found["out"] == "o"
+    assert sorted(found["plan"]) == PLAN_KEYS
+    assert sorted(found["verification"]) == LADDER_KEYS
+    assert all(sorted(report) == REPORT_KEYS for report in found["verification"]["reports"])
+    assert found["ram_bytes"] <= ladder.NUCLEO.ram.size
+
+
+def test_a_build_is_made_of_its_inputs_alone(files: Files, tmp_path: Path) -> None:
+    """Two builds by other words and in other folders are equal to the byte; the second replaces an earlier result."""
+    named = ["--verify-tokens", 0, "--toolchain", "zig"]
+    ladder.require("zig", ladder.NUCLEO)
+    done("build", *files.named, *named, "--board", "nucleo", "--out", "one")
+    first = {path.relative_to("one"): path.read_bytes() for path in Path("one").rglob("*") if path.is_file()}
+    (Path("two")).mkdir()
+    (Path("two") / MARKER).write_text("{}")
+    (Path("two") / "stale.txt").write_text("of an earlier version")
+    vocabulary = files.folder / "tiny-tokenizer.bin"
+    done("build", f"--tokenizer={vocabulary}", *named, "--board=nucleo-f446re", "--out", tmp_path / "two", files.model)
+    assert {p.relative_to("two"): p.read_bytes() for p in Path("two").rglob("*") if p.is_file()} == first
+    assert "verification.json" not in os.listdir("one")
+    assert not any(b"/models" in content or os.fsencode(tmp_path) in content for content in first.values())
+
+
+def test_build_for_this_computer(files: Files) -> None:
+    ladder.require("gcc", ladder.HOST)
+    text = done("build", *files.named, "--board", "host", "--verify-tokens", 20, "--out", "host")
+    assert "flash" not in text
+    assert "instructions" not in text
+    done_by = subprocess.run([Path("host/application").resolve()], input=b"#tokens 5\nabc\n", capture_output=True)
+    assert done_by.stdout == b"tiny on host\n\x04\x04" + answer(files, "abc", 5).encode() + b"\x04"
+    facts = json.loads(Path("host/verification.json").read_text())
+    assert [report["rung"] for report in facts["reports"]] == ["rung 3, host"]
+
+
+def test_build_leaves_alone_what_is_not_its_own(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("mine").mkdir()
+    Path("mine/letter.txt").write_text("dear")
+    Path("file").write_text("x")
+    monkeypatch.setattr(toolchain, "_run", lambda *_: pytest.fail("compiled before looking where to write"))
+    for name in ("mine", "file"):
+        failed(
+            2,
+            f"Error: {name} exists and is not a folder that mcugen wrote\n"
+            "  where: --out\n"
+            "  try:   choose another folder, or remove it: mcugen replaces only folders that hold build-info.json\n",
+            "build", *files.named, "--out", name,
+        )  # fmt: skip
+    assert Path("mine/letter.txt").read_text() == "dear"
+    assert Path("file").read_text() == "x"
+
+
+def test_build_cannot_write_below_a_file(files: Files) -> None:
+    Path("file").write_text("x")
+    result = cli("build", *files.named, "--out", "file/sub", "--verify-tokens", 0)
+    assert result.exit_code == 3
+    assert result.stderr in (
+        f"Error: file/sub cannot be written: {why}\n  where: --out\n  try:   choose a folder that you may write to\n"
+        for why in ("Not a directory", "File exists")
+    )
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
+    """From here on the swiglu kernel of every project is another."""
+    made = pipeline.make_project
+
+    def planted(*args: object, **kwargs: object) -> Project:
+        project = made(*args, **kwargs)  # type: ignore[arg-type]
+        content = project.files["kernels/swiglu.c"]
+        assert old.encode() in content
+        files = {**project.files, "kernels/swiglu.c": content.replace(old.encode(), new.encode())}
+        return Project(project.name, project.board, files, *_rest(project))
+
+    monkeypatch.setattr(pipeline, "make_project", planted)
+
+
+def _rest(project: Project) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
+    return project.sources, project.include_dirs, project.linker_script
+
+
+FAULT = ("silu * up[i], shift", "silu * up[i] + 1000, shift")
+
+
+def test_build_writes_nothing_where_the_firmware_differs(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    ladder.require("gcc", ladder.HOST)
+    plant(monkeypatch, *FAULT)
+    result = cli("build", *files.named, "--out", "out", "--verify-tokens", 5)
+    assert result.exit_code == 6
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: host build (cc ")
+    assert ' differs from the simulator at token 0, op 15 (swiglu_s16 "layers.0.swiglu"), layers.0.swiglu[' in (
+        result.stderr
+    )
+    assert result.stderr.endswith(
+        "\n  where: rung 3, host\n"
+        "  try:   compare swiglu_s16 with its numpy twin: pytest tests/test_kernels.py -k swiglu_s16\n"
+    )
+    assert os.listdir() == []
+
+
+def test_build_keeps_an_earlier_result_where_it_fails(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("out").mkdir()
+    Path("out", MARKER).write_text("{}")
+    plant(monkeypatch, *FAULT)
+    assert cli("build", *files.named, "--out", "out", "--verify-tokens", 5).exit_code == 6
+    assert os.listdir() == ["out"]
+    assert Path("out", MARKER).read_text() == "{}"
+
+
+# ---------------------------------------------------------------- verify
+
+
+def test_verify_shows_every_rung(files: Files) -> None:
+    ladder.require_unicorn()
+    text = done("verify", *files.named, "--tokens", 40)
+    assert text.count("equal") in (3, 4)  # without or with QEMU
+    assert "instructions per token, positions 0 to 39: " in text
+
+
+def test_verify_as_json(files: Files) -> None:
+    ladder.require_unicorn()
+    found = json.loads(done("verify", *files.named, "--tokens", 10, "--json"))
+    assert sorted(found) == LADDER_KEYS
+    assert all(sorted(report) == REPORT_KEYS for report in found["reports"])
+    assert (found["passed"], found["tokens"], found["board"], found["context"]) == (True, 10, "nucleo-f446re", 12)
+    assert sorted(found["profile"]) == ["instructions", "loads", "stack_bytes", "stores", "total"]
+    assert sum(found["profile"]["instructions"].values()) == found["profile"]["total"]
+
+
+@pytest.mark.parametrize("name", ["gcc", "zig"])
+def test_verify_on_this_computer_by_either_compiler(files: Files, name: str) -> None:
+    found = ladder.require(name, ladder.HOST)
+    facts = json.loads(
+        done("verify", *files.named, "--board", "host", "--toolchain", name, "--tokens", 6, "--json")
+    )
+    assert [report["rung"] for report in facts["reports"]] == ["rung 3, host"]
+    assert facts["toolchain"] == found.title
+    assert facts["profile"] is None
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_verify_ends_with_6_where_the_firmware_differs(
+    files: Files, monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    ladder.require("gcc", ladder.HOST)
+    plant(monkeypatch, *FAULT)
+    result = cli("verify", *files.named, "--tokens", 5, *(["--json"] if as_json else []))
+    assert result.exit_code == 6
+    assert 'op 15 (swiglu_s16 "layers.0.swiglu")' in result.stderr
+    if as_json:
+        found = json.loads(result.stdout)
+        assert found["passed"] is False
+        assert found["reports"][-1]["difference"]["label"] == "layers.0.swiglu"
+    else:
+        assert "different" in result.stdout
+
+
+def test_verify_ends_with_6_where_the_board_would_not_survive(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write to flash: nothing on this computer notices, for there weights may be written."""
+    ladder.require_unicorn()
+    line = "    for (int32_t i = 0; i < n; i++) {"
+    plant(monkeypatch, line, f"    *(volatile uint32_t *)0x08000000u = (uint32_t)n;\n{line}")
+    monkeypatch.setattr(pipeline._Rungs, "host", lambda *_: None)
+    result = cli("verify", *files.named, "--tokens", 5)
+    assert result.exit_code == 6
+    assert result.stderr.startswith("Error: mg_swiglu_s16+0x")
+    assert " writes 4 bytes at 0x08000000" in result.stderr
+    assert ", in flash\n  where: " in result.stderr
+
+
+def test_what_cannot_run_is_skipped_and_said(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.delenv("MCUGEN_REQUIRE_TOOLS", raising=False)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "unicorn" else found(name))
+    why = "unicorn is not installed; pip install 'mcugen[emulate]'"
+    facts = json.loads(done("verify", *files.named, "--tokens", 5, "--json"))
+    assert {"rung": "rung 4, nucleo-f446re in unicorn", "why": why} in facts["skipped"]
+    assert facts["passed"] is True
+    assert facts["profile"] is None
+    assert facts["instructions_per_token"]["mean"] is None
+    assert "skipped" in done("verify", *files.named, "--tokens", 5)
+
+    monkeypatch.setenv("MCUGEN_REQUIRE_TOOLS", "1")
+    failed(
+        5,
+        "Error: unicorn is not installed\n  where: emulating the board\n  try:   pip install 'mcugen[emulate]'\n",
+        "verify", *files.named, "--tokens", 5,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- run
+
+
+@pytest.mark.parametrize("board", ["host", "nucleo"])
+def test_run_quiet_prints_the_text_and_nothing_else(files: Files, board: str) -> None:
+    if board == "nucleo":
+        ladder.require_unicorn()
+    arguments = ["run", *files.named, "--board", board, "--quiet", "--prompt", "the tin", "--tokens", 12]
+    assert done(*arguments) == answer(files, "the tin", 12)
+    sampled = done(*arguments, "--temperature", 1.3, "--seed", 5)
+    assert sampled == answer(files, "the tin", 12, 1.3, 5)
+
+
+def test_run_says_where_it_runs(files: Files) -> None:
+    result = cli("run", *files.named, "--board", "host", "--prompt", "x", "--tokens", 3)
+    assert result.stderr == "tiny on this computer, context 12\n"
+    assert result.stdout == answer(files, "x", 3)
+
+
+def test_run_reads_every_line_of_standard_input(files: Files) -> None:
+    """Each prompt starts afresh, as if it were the only one."""
+    arguments = ["run", *files.named, "--board", "host", "--quiet", "--tokens", 4, "--temperature", 1]
+    expected = "".join(answer(files, prompt, 4, 1) for prompt in ("one", "", "one", "last"))
+    assert done(*arguments, input=b"one\r\n\none\nlast") == expected
+    assert done(*arguments, input=b"") == ""
+
+
+def test_run_as_json_prints_one_line_for_each_answer(files: Files) -> None:
+    named = ["run", *files.named, "--board", "host", "--json", "--tokens", 4]
+    lines = [json.loads(line) for line in done(*named, input=b"one\ntwo\xff\n").splitlines()]
+    assert [sorted(line) for line in lines] == [["board", "model", "prompt", "text"]] * 2
+    assert [line["prompt"] for line in lines] == ["one", "two\N{REPLACEMENT CHARACTER}"]
+    assert lines[0]["text"] + "\n" == answer(files, "one", 4)
+    assert (lines[0]["board"], lines[0]["model"]) == ("host", "tiny")
+
+
+def test_run_builds_what_build_built(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The very image: nothing is compiled for another prompt, nor after a build."""
+    ladder.require_unicorn()
+    done("build", *files.named, "--verify-tokens", 0)
+    monkeypatch.setattr(toolchain, "_compile_and_link", lambda *_: pytest.fail("compiled again"))
+    for prompt in ("a", "b/c"):
+        done("run", *files.named, "--quiet", "--prompt", prompt, "--tokens", 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "what", "hint"),
+    [
+        ("x" * 163, "has 163 bytes; the console's line holds 160", "leave out 3 bytes"),
+        ("a\nb", "has more than one line", "type one line at a time: standard input takes many prompts"),
+        ("#tokens 3", "begins with #, as the console's commands do", "put a space in front of it"),
+        ("a\x08b", "holds a backspace, which the console would obey", "leave it out"),
+    ],
+)
+def test_run_refuses_what_the_console_would_read_otherwise(files: Files, prompt: str, what: str, hint: str) -> None:
+    failed(
+        2,
+        f"Error: the prompt {what}\n  where: run\n  try:   {hint}\n",
+        "run", *files.named, "--board", "host", "--quiet", "--prompt", prompt,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- plan, quantize, eval, boards
+
+
+def test_plan(files: Files) -> None:
+    text = done("plan", *files.named)
+    assert text.startswith("Memory plan of tiny on nucleo-f446re, context 12\n")
+    found = json.loads(done("plan", *files.named, "--json", "--context", 5))
+    assert sorted(found) == PLAN_KEYS
+    assert (found["context"], found["largest_context"]) == (5, 12)
+    assert found["ram"]["ring"] == 2 * 5 * SHAPE.kv_dim
+
+
+def test_quantize_writes_a_file_that_every_command_takes(files: Files) -> None:
+    text = done("quantize", *files.named)
+    size = Path("tiny.safetensors").stat().st_size
+    assert text.startswith(f"tiny.safetensors: {size:,} B, ")
+    found = json.loads(done("quantize", *files.named, "--out", "sub/q.safetensors", "--json"))
+    assert sorted(found) == ["bytes", "out", "recipe"]
+    assert found["out"] == "sub/q.safetensors"
+    assert Path("sub/q.safetensors").read_bytes() == Path("tiny.safetensors").read_bytes()
+    assert sorted(os.listdir("sub")) == ["q.safetensors"]
+    assert Path("tiny.safetensors").stat().st_mode & 0o777 == 0o666 & ~_umask()
+    expected = answer(files, "abc", 5)
+    assert done("run", "tiny.safetensors", "--board", "host", "--quiet", "--prompt", "abc", "--tokens", 5) == expected
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_calibrating_on_a_text_is_another_recipe(files: Files) -> None:
+    one = json.loads(done("quantize", *files.named, "--json"))
+    other = json.loads(done("quantize", *files.named, "--json", "--calibrate", files.folder / "text.txt"))
+    assert one["recipe"] != other["recipe"]
+
+
+def test_eval(files: Files) -> None:
+    arguments = ["eval", *files.named, "--text", files.folder / "text.txt", "--tokens", 30]
+    text = done(*arguments)
+    assert "tiny, 30 tokens" in text
+    for row in ("perplexity, float", "perplexity, integers", "change", "KL divergence", "top-1 agreement"):
+        assert row in text
+    found = json.loads(done(*arguments, "--json"))
+    assert sorted(found) == [
+        "context", "float_perplexity", "integer_perplexity", "kl", "length", "perplexity_change", "sequences",
+        "standard_error", "tokens", "top1",
+    ]  # fmt: skip
+    assert found["tokens"] == 30
+
+
+def test_boards(files: Files) -> None:
+    text = done("boards")
+    assert "nucleo-f446re" in text
+    assert "512 KiB" in text
+    found = json.loads(done("boards", "--json"))
+    assert sorted(found) == ["host", "nucleo-f446re"]
+    assert found["nucleo-f446re"] == json.loads(done("boards", "show", "nucleo", "--json"))
+    assert found["nucleo-f446re"]["ram_bytes"] == 128 * 1024
+    assert found["nucleo-f446re"]["flash_origin"] == "0x08000000"
+    assert "RM0390 section 2.3" in done("boards", "show", "nucleo")
+
+
+# ---------------------------------------------------------------- errors
+
+USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\n\nError: {1}\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "text"),
+    [
+        (2, ["biuld"], "Usage: mcugen [OPTIONS] COMMAND [ARGS]...\nTry 'mcugen --help' for help.\n\n"
+         "Error: No such command 'biuld'. Did you mean 'build'?\n"),
+        (2, ["build", "--bord", "x"], USAGE.format("build", "No such option '--bord'. Did you mean '--board'?")),
+        (2, ["verify", "--tokens", "0"], USAGE.format(
+            "verify", "Invalid value for '--tokens': 0 is not in the range x>=1.")),
+        (2, ["run", "--tokens", "-1"], USAGE.format("run", "Invalid value for '--tokens': -1 is not in the range x>=0.")),
+        (2, ["build", "--verify-tokens", "-1"], USAGE.format(
+            "build", "Invalid value for '--verify-tokens': -1 is not in the range x>=0.")),
+        (2, ["eval"], USAGE.format("eval", "Missing option '--text'.")),
+        (2, ["boards", "nucleo"], "Usage: mcugen boards [OPTIONS] [COMMAND] [ARGS]...\n"
+         "Try 'mcugen boards --help' for help.\n\n"
+         "Error: No such command 'nucleo'. One board: mcugen boards show nucleo\n"),
+        (2, ["boards", "show", "nukleo"], "Error: there is no board 'nukleo'; mcugen knows host, nucleo, nucleo-f446re\n"
+         "  where: --board\n  try:   nucleo or nucleo-f446re, or the path of your own .toml file\n"),
+        (2, ["plan", "--board", "uno"], "Error: there is no board 'uno'; mcugen knows host, nucleo, nucleo-f446re\n"
+         "  where: --board\n  try:   host or nucleo or nucleo-f446re, or the path of your own .toml file\n"),
+        (3, ["plan", "--board", "mine.toml"], "Error: board file mine.toml cannot be read: No such file or directory\n"
+         "  where: --board\n"
+         "  try:   check the path; without .toml at the end, --board takes the name of a board that ships with mcugen\n"),
+        (3, ["plan", "gone.bin"], "Error: cannot read the checkpoint: No such file or directory\n"
+         "  where: checkpoint gone.bin\n  try:   give the path of a llama2.c checkpoint (.bin)\n"),
+        (3, ["plan", "gone.safetensors"], "Error: cannot read the quantized model: No such file or directory\n"
+         "  where: quantized model gone.safetensors\n  try:   give the path of a file that mcugen quantize wrote\n"),
+    ],
+)  # fmt: skip
+def test_what_is_typed_wrongly(files: Files, code: int, arguments: list[str], text: str) -> None:
+    failed(code, text, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments", "text"),
+    [
+        (2, ["--context", "13"], "a context of 13 tokens is outside 1 to 12, the trained context of tiny\n"
+         "  where: --context\n  try:   --context 12; generation goes on past it\n"),
+        (2, ["--context", "0"], "a context of 0 tokens is outside 1 to 12, the trained context of tiny\n"
+         "  where: --context\n  try:   --context 1; generation goes on past it\n"),
+        (3, ["--calibrate", "gone.txt"], "gone.txt cannot be read: No such file or directory\n"
+         "  where: text file\n  try:   check the path\n"),
+        (3, ["--calibrate", "latin1.txt"], "latin1.txt cannot be read: it is not UTF-8\n"
+         "  where: text file\n  try:   check the path\n"),
+    ],
+)  # fmt: skip
+def test_what_does_not_suit_the_model(files: Files, code: int, arguments: list[str], text: str) -> None:
+    Path("latin1.txt").write_bytes("größer".encode("latin-1"))
+    failed(code, f"Error: {text}", "plan", *files.named, *arguments)
+
+
+def test_a_checkpoint_needs_a_tokenizer(files: Files) -> None:
+    failed(
+        2,
+        "Error: tiny.bin has no tokenizer\n  where: --tokenizer\n  try:   add --tokenizer FILE.bin\n",
+        "plan", files.model,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["build", "verify", "run"])
+def test_there_is_no_such_toolchain(files: Files, command: str) -> None:
+    extra = ["--prompt", "x", "--quiet"] if command == "run" else []
+    failed(
+        2,
+        "Error: there is no toolchain 'clang'\n  where: --toolchain\n  try:   choose one of auto, zig, gcc\n",
+        command, *files.named, "--toolchain", "clang", *extra,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--temperature", "-1"], "a temperature of -1 is out of range\n  where: sampler settings\n"
+         "  try:   use 0 (always the likeliest token) or 0.05 to 100\n"),
+        (["--top-p", "0"], "top-p 0 is out of range\n  where: sampler settings\n"
+         "  try:   use a share above 0, up to 1 to keep every token\n"),
+        (["--top-k", "-1"], "top-k -1 is out of range\n  where: sampler settings\n"
+         "  try:   use 0 to keep every token, or 1 and more\n"),
+        (["--seed", "4294967296"], "seed 4294967296 is out of range\n  where: sampler settings\n"
+         "  try:   use 0 to 4294967295\n"),
+    ],
+)  # fmt: skip
+def test_run_refuses_odd_samplers(files: Files, arguments: list[str], text: str) -> None:
+    failed(2, f"Error: {text}", "run", *files.named, *arguments)
+
+
+def test_a_quantised_model_has_no_float_to_measure_against(files: Files) -> None:
+    done("quantize", *files.named)
+    failed(
+        2,
+        "Error: tiny holds integers only, and quality is measured against float\n"
+        "  where: MODEL\n"
+        "  try:   name the float checkpoint it was made from\n",
+        "eval", "tiny.safetensors", "--text", files.folder / "text.txt",
+    )  # fmt: skip
+
+
+def test_eval_needs_some_text(files: Files) -> None:
+    failed(
+        3,
+        "Error: the text has 4 tokens; at least 16 are needed\n"
+        "  where: evaluation\n"
+        "  try:   give a longer text; some 10,000 tokens measure a change of 0.1 %\n",
+        "eval", *files.named, "--text", files.folder / "text.txt", "--tokens", 4,
+    )  # fmt: skip
+
+
+def test_what_does_not_fit_says_which_context_does(files: Files) -> None:
+    board = Path(pipeline.__file__).parent.parent / "boards" / "nucleo-f446re.toml"
+    text = board.read_text(encoding="utf-8").replace('size = "128 KiB"', 'size = "2348 B"')
+    Path("small.toml").write_text(text.replace('"nucleo-f446re"', '"small"').replace('["nucleo"]', "[]"))
+    largest = json.loads(done("plan", *files.named, "--board", "small.toml", "--json"))["largest_context"]
+    assert 1 < largest < 12
+    needed = json.loads(done("plan", *files.named, "--context", largest, "--json"))["ram"]["used"]
+    wanted = json.loads(done("plan", *files.named, "--context", 12, "--json"))["ram"]
+    peak = json.loads(done("plan", *files.named, "--context", 12, "--json"))["peak"]["name"]
+    for command in ("plan", "build", "verify", "run"):
+        failed(
+            4,
+            f"Error: KV ring ({wanted['ring']:,} B), activations ({wanted['activations']:,} B), stack "
+            f"({wanted['stack']:,} B) and runtime ({wanted['statics']:,} B) need {wanted['used']:,} B of RAM; "
+            "small has 2,348 B\n"
+            f"  where: memory plan, peak at {peak}\n"
+            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board host\n",
+            command, *files.named, "--board", "small.toml", "--context", 12,
+        )  # fmt: skip
+    assert os.listdir() == ["small.toml"]
+
+
+def test_a_missing_compiler(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain.shutil, "which", lambda _: None)
+    for command in ("build", "verify", "run"):
+        failed(
+            5,
+            "Error: no C compiler for cortex-m4: found no arm-none-eabi-gcc\n"
+            "  where: toolchain gcc, board nucleo-f446re\n"
+            "  try:   `apt-get install gcc-arm-none-eabi`\n",
+            command, *files.named, "--toolchain", "gcc", *(["--prompt", "x", "--quiet"] if command == "run" else []),
+        )  # fmt: skip
+    assert os.listdir() == []
+
+
+def test_a_failing_compiler(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    ladder.require("gcc", ladder.NUCLEO)
+    plant(monkeypatch, "const int32_t silu", "const int32_t silu = 0, unused")
+    result = cli("build", *files.named, "--toolchain", "gcc")
+    assert result.exit_code == 5
+    assert " rejects kernels/swiglu.c:\n    kernels/swiglu.c:" in result.stderr
+    assert os.listdir() == []
+
+
+def test_whatever_else_goes_wrong_is_a_defect_of_mcugen(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(_: str) -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr("mcugen.cli.load_board", fail)
+    monkeypatch.setattr(sys, "argv", ["mcugen", "boards", "show", "host"])
+    with pytest.raises(SystemExit) as raised:
+        main()
+    assert raised.value.code == 70
+    assert capsys.readouterr().err == (
+        "Internal error: RuntimeError: planted\n"
+        "  this is a defect of mcugen: please report it with the command line\n"
+    )
+
+
+def test_the_error_of_a_tool_is_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise ToolError("it broke", where="here", hint="mend it")
+
+    monkeypatch.setattr("mcugen.cli.list_boards", fail)
+    failed(5, "Error: it broke\n  where: here\n  try:   mend it\n", "boards")
+
+
+# ---------------------------------------------------------------- real processes
+
+
+def process(*arguments: object, **options: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "mcugen", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, timeout=300, check=False, **options)  # type: ignore[call-overload,no-any-return]
+
+
+def test_a_process_ends_with_the_exit_code(files: Files) -> None:
+    assert process("--version").stdout.decode() == f"mcugen, version {__version__}\n"
+    found = process("plan", "gone.bin")
+    assert (found.returncode, found.stdout) == (3, b"")
+    assert found.stderr.startswith(b"Error: cannot read the checkpoint: No such file or directory\n")
+
+
+def test_a_process_reads_prompts_of_any_bytes(files: Files) -> None:
+    named = ["run", *files.named, "--board", "host", "--quiet", "--tokens", 6]
+    typed = process(*named, input=b"gr\xf6\xdfer\n")
+    given = process(*named, "--prompt", os.fsdecode(b"gr\xf6\xdfer"))
+    assert typed.returncode == given.returncode == 0
+    assert typed.stdout == given.stdout != b"\n"
+    assert typed.stderr == given.stderr == b""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown_on_a_terminal_only(files: Files, tmp_path: Path, terminal: bool) -> None:
+    above, below = pty.openpty()
+    environment = {**os.environ, "MCUGEN_CACHE": str(tmp_path / "empty"), "TERM": "xterm", "COLUMNS": "80"}
+    command = [sys.executable, "-m", "mcugen", "quantize", *files.named]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=below if terminal else subprocess.PIPE)
+    os.close(below)
+    shown = b""
+    while terminal:
+        try:
+            part = os.read(above, 4096)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        shown += part
+    os.close(above)
+    assert done.returncode == 0
+    assert done.stdout.startswith(b"tiny.safetensors: ")
+    assert (b"calibrate" in shown) == terminal
+    assert terminal or done.stderr == b""
