@@ -421,7 +421,7 @@ def boards(ctx: click.Context, as_json: bool) -> None:
     Console().print(table)
 
 
-@boards.command()
+@boards.command(short_help="Show the facts of a board and where they come from.")
 @click.argument("name", metavar="BOARD")
 @_json
 def show(name: str, as_json: bool) -> None:

@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mcugen import __version__, quantized_file, reference
-from mcugen import quantize as quantize_module
+from mcugen import __version__
 from mcugen.boards import list_boards, load_board
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.checkpoints import read_checkpoint
@@ -52,7 +51,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 
 DEFAULT_MODEL = "home"
-CODE_BYTES = 26_000  # kernels, runtime and application before linking; zig at -O2 is the larger toolchain
+CODE_BYTES = 15_000  # kernels, runtime and application before linking, of the larger toolchain, zig
 STATIC_BYTES = 2 * PROMPT_TOKENS + 192  # prompt tokens, the console's line, the ring's counters
 MAX_TOKENS = 256  # the application's longest answer, unless told otherwise
 SAMPLED_TOKENS = 24  # of the sampled text that verification compares
@@ -129,7 +128,8 @@ def quantize_source(source: Source, calibrate: Path | None, progress: Progress =
     if text is None:
         seen = self_calibration(source.model, eos=source.tokenizer.eos)
     else:
-        seen = text_calibration(source.model, np.array(encode(source.tokenizer, text, bos=False)))
+        tokens = np.array(encode(source.tokenizer, text, bos=False))
+        seen = text_calibration(source.model, tokens, bos=source.tokenizer.bos)
     progress("calibrate", 1, 2)
     quantized = quantize(source.model, seen)
     cache.store(key, save_quantized(quantized))
@@ -138,11 +138,13 @@ def quantize_source(source: Source, calibrate: Path | None, progress: Progress =
 
 
 def _quantized_key(source: Source, text: str | None) -> str:
-    """Hash of everything that quantisation depends on: weights, text, tokenizer, and the code itself."""
+    """Hash of everything that quantisation depends on: weights, text, tokenizer, numpy, and all of mcugen's code."""
     assert source.model is not None
-    code = [Path(module.__file__ or "").read_bytes() for module in (quantize_module, reference, quantized_file)]
-    pieces = repr((source.tokenizer.pieces, source.tokenizer.ranks.tolist(), source.tokenizer.eos)).encode()
-    parts = [source.model.sha256.encode(), *code, b"" if text is None else text.encode() + b"\n" + pieces]
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))] + [np.__version__.encode()]
+    t = source.tokenizer
+    encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase)
+    calibration = repr(t.eos if text is None else (text, encoding)).encode()
+    parts = [source.model.sha256.encode(), *code, calibration]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Model -> QuantizedModel: scales from calibration, then integers only (profile W8A8KV8).
 
 The float/integer boundary of mcugen is this file. Every scale is a real number "one code is worth"; what leaves are
-int8 codes, int16 multipliers and shifts. Design and measurements: numerics, DESIGN.md D2-D6.
+int8 codes, int16 multipliers and shifts. Design and measurements: DESIGN.md D2 to D7.
 """
 
 from __future__ import annotations

@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.ctext import C_TYPES, array_body, identifier, model_prefix, string_literal, wrapped
+from mcugen.flags import compile_flags, link_flags
 from mcugen.ir import Board, Buffer, Graph, Linear, Op, Plan, Project, Tokenizer
 from mcugen.packing import PACKINGS
 from mcugen.ports import port_files
 from mcugen.resources import data_dir
 from mcugen.tokenizer import TokenizerTables, tokenizer_tables
-from mcugen.toolchain import compile_flags, link_flags
 
 LONGEST_PROMPT = 160  # bytes: a line of the console
 PROMPT_TOKENS = LONGEST_PROMPT + 2  # before merging: one per byte, bos and the space in front

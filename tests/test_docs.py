@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from mcugen.cli import mcugen
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "firmware/README.md")
 FOLDERS = ("mcugen", "firmware", "templates", "boards", "tests", ".ci")
-PYTEST_OPTIONS = {"--update-golden"}
+OTHER_OPTIONS = {"--update-golden", "--integers"}  # of pytest here, of mcugen.models.home.evaluate
 
 _LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -59,7 +60,7 @@ def faults(text: str, folder: Path) -> list[str]:
         if _PATH.fullmatch(snippet) and "NAME" not in snippet and not (ROOT / snippet).exists():
             found.append(f"file {snippet}")
         for option in _OPTION.findall(snippet):
-            if not snippet.startswith(("pip ", "python ", "-W")) and option not in OPTIONS | PYTEST_OPTIONS:
+            if not snippet.startswith(("pip ", "python ", "-W")) and option not in OPTIONS | OTHER_OPTIONS:
                 found.append(f"option {option}")
     for command, rest in (call for line in typed(text) for call in _CALL.findall(line)):
         if command not in COMMANDS:
@@ -98,6 +99,18 @@ def test_make_targets_exist(name: str) -> None:
     assert phony is not None
     assert "test" in named
     assert named <= set(phony[1].split())
+
+
+def test_the_accuracy_in_the_readme_is_the_models_own() -> None:
+    stated = json.loads((ROOT / "mcugen" / "models" / "home" / "model.json").read_text(encoding="utf-8"))
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- figures: home -->")[1]
+    rows = [line.split(" | ")[1:] for line in table.strip().splitlines()[2:7]]
+    suites = ("hand-written", "development", "templates", "fillings", "typos")
+    for suite, cells in zip(suites, rows, strict=True):
+        for kind, cell in zip(("accuracy", "integer_accuracy"), cells, strict=True):
+            score = stated[kind][suite]
+            right, total = score["right"], score["total"]
+            assert cell.removesuffix(" |") == f"{100 * right / total:.2f} % ({right} of {total})", suite
 
 
 def test_no_document_names_a_machine() -> None:

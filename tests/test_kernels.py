@@ -520,6 +520,8 @@ def test_attention_does_not_see_what_is_invisible():
 def test_swiglu_is_the_formula(up, gate_frac):
     gate = np.arange(-(2**15), 2**15, 7).astype(np.int16)
     real_gate = gate / 2**gate_frac
-    real = real_gate / (1 + np.exp(-np.clip(real_gate, -8, 8))) * up * 2 ** (gate_frac - 15)  # the logistic function is flat beyond 8
+    real = (
+        real_gate / (1 + np.exp(-np.clip(real_gate, -8, 8))) * up * 2 ** (gate_frac - 15)
+    )  # the logistic function is flat beyond 8
     y = kernels.swiglu_s16(gate, np.full(len(gate), up, np.int16), gate_frac, 15)
     np.testing.assert_allclose(y, real, atol=1 + 1.5e-4 * abs(up))

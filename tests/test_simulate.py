@@ -46,7 +46,9 @@ class ByHand:
             )[0]  # fmt: skip
             x = k.linear_add_s16(x, *k.block_s8(out), layer.wo)
             h = k.block_s8(k.rmsnorm_s16(x, layer.ffn_norm.gain, layer.ffn_norm.gain_frac, m.eps))
-            hidden = k.swiglu_s16(k.linear_s16(*h, layer.w1), k.linear_s16(*h, layer.w3), layer.gate_frac, layer.swiglu_shift)
+            hidden = k.swiglu_s16(
+                k.linear_s16(*h, layer.w1), k.linear_s16(*h, layer.w3), layer.gate_frac, layer.swiglu_shift
+            )
             x = k.linear_add_s16(x, *k.block_s8(hidden), layer.w2)
         self.position += 1
         normed = k.rmsnorm_s16(x, m.final_norm.gain, m.final_norm.gain_frac, m.eps)

@@ -25,9 +25,10 @@ from mcugen import toolchain
 from mcugen.boards import load_board
 from mcugen.cache import default_cache_dir
 from mcugen.errors import DoesNotFitError, McugenError, ToolError, UsageError
+from mcugen.flags import compile_flags, link_flags
 from mcugen.ir import Board, MemoryRegion, Project
 from mcugen.resources import data_dir
-from mcugen.toolchain import Toolchain, build, compile_flags, find_toolchain, link_flags, to_bin, to_hex
+from mcugen.toolchain import Toolchain, build, find_toolchain, to_bin, to_hex
 
 NUCLEO = load_board("nucleo")
 HOST = load_board("host")

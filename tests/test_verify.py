@@ -89,7 +89,7 @@ def test_gcc_makes_the_same_numbers_for_the_board() -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=12, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=40, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(config=zoo.configs(), seed=st.integers(0, 99), data=st.data())
 def test_every_op_of_many_shapes_is_equal_on_the_host(config: Config, seed: int, data: st.DataObject) -> None:
     layout = ladder.laid_out(config, data.draw(st.integers(1, config.seq_len), "context"), seed=seed)
@@ -99,7 +99,7 @@ def test_every_op_of_many_shapes_is_equal_on_the_host(config: Config, seed: int,
 
 
 @pytest.mark.slow
-@settings(max_examples=6, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(config=zoo.configs(), seed=st.integers(100, 199), data=st.data())
 def test_every_op_of_many_shapes_is_equal_on_the_board(config: Config, seed: int, data: st.DataObject) -> None:
     layout = ladder.laid_out(config, data.draw(st.integers(1, config.seq_len), "context"), seed=seed)

@@ -76,7 +76,7 @@ static int32_t read_line(void)
         if (byte < 0) {
             return -2;
         }
-        if (byte == '\n' && before == '\r' && length == 0) {
+        if (byte == '\n' && before == '\r') {
             continue; /* the second half of a terminal's line end */
         }
         if (byte == '\r' || byte == '\n') {

@@ -1,0 +1,56 @@
+"""How a compiler is called for a board: what the toolchain runs, and what the generated Makefile prints."""
+
+from __future__ import annotations
+
+from mcugen.cores import gcc_core_flags, zig_core_flags
+from mcugen.ir import Board
+
+_WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
+
+# -fno-strict-aliasing: the arena is one array of bytes that kernels view as int8, int16 or int32.
+# -g0 and -fomit-frame-pointer are GCC's defaults at -O2; zig's are -g, with absolute paths, and a frame pointer.
+_LANGUAGE = (
+    "-std=c99",
+    "-fno-strict-aliasing",
+    "-fomit-frame-pointer",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-g0",
+)
+
+# -ffreestanding implies -fno-builtin; unwinding tables and stack guards need a runtime that is not there.
+_FREESTANDING = (
+    "-ffreestanding",
+    "-fno-stack-protector",
+    "-fno-unwind-tables",
+    "-fno-asynchronous-unwind-tables",
+)
+
+
+def compile_flags(board: Board, toolchain_name: str) -> list[str]:
+    """Return what `toolchain_name` ("zig" or "gcc") needs to compile for `board`, without -O and -I.
+
+    The generated Makefile prints the same flags.
+    """
+    defines = [f"-D{name}={value}" for name, value in board.port_defines]
+    flags = [*_LANGUAGE, *_WARNINGS]
+    if toolchain_name == "zig":
+        flags.append("-fno-sanitize=undefined")  # zig adds it at -O0
+        flags.append("-fno-unroll-loops")  # clang unrolls four-row loops beyond the registers of a Cortex-M
+    if board.core == "host":
+        return [*flags, "-fPIC", *defines]
+    core_flags = zig_core_flags if toolchain_name == "zig" else gcc_core_flags
+    has_fpu = int("fpu" in board.features)
+    return [*core_flags(board.core, board.features), *flags, *_FREESTANDING, f"-DMG_HAS_FPU={has_fpu}", *defines]
+
+
+def link_flags(board: Board, toolchain_name: str) -> list[str]:
+    """Return what `toolchain_name` needs to link for `board`, without the linker script; they follow the objects."""
+    if board.core == "host":
+        return []
+    common = ["-nostdlib", "-Wl,--gc-sections", "-Wl,--build-id=none"]
+    if toolchain_name == "zig":
+        # zig ignores the script's ENTRY, and -nostdlib alone drops the compiler's own runtime library.
+        target = zig_core_flags(board.core, board.features)
+        return [*target, *common, "-rtlib=compiler-rt", "-Wl,-e,Reset_Handler"]
+    return [*gcc_core_flags(board.core, board.features), *common, "-lgcc"]

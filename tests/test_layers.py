@@ -1,0 +1,158 @@
+"""Imports point down, passes do not know each other, and every outside library has one door."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mcugen
+
+PACKAGE = Path(mcugen.__file__).resolve().parent
+
+# A module imports only modules of lower ranks, with its own package's submodules alike.
+RANKS = {
+    0: ("", "errors", "resources", "tables"),
+    1: ("ir", "cores", "cache", "console", "ctext"),
+    # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
+    2: ("kernels", "sampler", "packing", "tokenizer", "checkpoints", "boards", "ports", "flags", "project",
+        "emulate", "emulate.machine", "emulate.elf", "emulate.stm32f4", "emulate.host_console", "emulate.host_worker"),
+    3: ("reference", "quantized_file", "lower", "simulate", "plan", "fit", "render", "toolchain", "emulate.host",
+        "emulate.qemu"),
+    4: ("quantize", "evaluate", "generate", "verify", "plan_report", "emulate.profile_hook"),
+    5: ("emulate.cortex_m",),
+    6: ("pipeline",),
+    7: ("cli",),
+    8: ("__main__",),
+}  # fmt: skip
+RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
+
+# What turns a value of ir.py into the next one. reference and simulate, the two interpreters of a model, are not
+# among them: whoever measures or compares runs them.
+PASSES = {"checkpoints", "quantize", "lower", "plan", "render", "toolchain", "verify", "evaluate"}
+
+DOORS = {
+    "click": {"cli"},
+    "rich": {"cli"},
+    "jinja2": {"render"},
+    "subprocess": {"toolchain", "emulate.host", "emulate.host_console", "emulate.qemu"},
+    "tomllib": {"boards"},
+    "unicorn": {"emulate.cortex_m"},
+    "elftools": {"toolchain", "emulate.elf"},
+    "intelhex": {"toolchain"},
+    "safetensors": {"quantized_file"},
+    "torch": {"models.home.train"},
+}
+ANYWHERE = {"numpy", *sys.stdlib_module_names} - set(DOORS)
+WRITERS = {"project", "cache", "toolchain", "emulate.host", "emulate.host_console", "emulate.profile_hook",
+           "emulate.qemu"}  # fmt: skip
+PRINTERS = {"cli", "emulate.host_worker"}  # and the scripts of models.home
+
+
+def module_name(path: Path) -> str:
+    """mcugen/emulate/host.py -> "emulate.host"; the package itself is ""."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+SOURCES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+SCRIPTS = {name for name in SOURCES if name.startswith("models.home")}  # a project of its own, above the passes
+
+
+def imports(source: str, modules: set[str], package: str = "") -> Iterator[str]:
+    """Modules that a source in `package` imports, "mcugen.lower" as "lower"; `from mcugen import lower` is lower, too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level < 2, "an import from a package above"
+            start = ".".join(filter(None, ("mcugen", package, node.module))) if node.level else str(node.module)
+            below = [f"{start}.{alias.name}" for alias in node.names]
+            names = [name if _own(name) in modules else start for name in below]
+        else:
+            continue
+        yield from (_own(name) if name.split(".")[0] == "mcugen" else name.split(".")[0] for name in names)
+
+
+def _own(name: str) -> str:
+    return name.removeprefix("mcugen").removeprefix(".")
+
+
+def of(module: str) -> set[str]:
+    path = SOURCES[module]
+    return set(imports(path.read_text(encoding="utf-8"), set(SOURCES), module_name(path.parent / "__init__.py")))
+
+
+def test_every_module_has_one_rank() -> None:
+    assert set(RANK) == set(SOURCES) - SCRIPTS
+    assert sum(map(len, RANKS.values())) == len(RANK)
+
+
+@pytest.mark.parametrize("module", sorted(RANK))
+def test_imports_point_down(module: str) -> None:
+    above = {name for name in of(module) & set(SOURCES) if RANK.get(name, 99) >= RANK[module]}
+    assert not above, f"{module} (rank {RANK[module]}) imports {above}"
+
+
+@pytest.mark.parametrize("module", sorted(PASSES))
+def test_a_pass_does_not_know_another(module: str) -> None:
+    assert not of(module) & (PASSES - {module})
+
+
+@pytest.mark.parametrize("module", sorted(SCRIPTS))
+def test_the_bundled_model_is_made_by_the_passes_and_by_none_above_them(module: str) -> None:
+    assert all(name in SCRIPTS or RANK[name] < RANK["pipeline"] for name in of(module) & set(SOURCES))
+
+
+@pytest.mark.parametrize("module", sorted(SOURCES))
+def test_every_outside_library_has_its_door(module: str) -> None:
+    for name in of(module) - set(SOURCES):
+        assert name in ANYWHERE or module in DOORS.get(name, set()), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("library", sorted(DOORS))
+def test_every_door_is_used(library: str) -> None:
+    assert {module for module in SOURCES if library in of(module)} == DOORS[library]
+
+
+def calls(source: str) -> set[str]:
+    """Names that a source calls: print, sys.exit, and methods as .write_bytes."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            if isinstance(node.func, ast.Name):
+                found.add(node.func.id)
+            elif isinstance(node.func, ast.Attribute):
+                found |= {f".{node.func.attr}", ast.unparse(node.func)}
+    return found
+
+
+@pytest.mark.parametrize("module", sorted(set(SOURCES) - SCRIPTS))
+def test_library_code_neither_prints_nor_exits_nor_writes(module: str) -> None:
+    called = calls(SOURCES[module].read_text(encoding="utf-8"))
+    if module not in PRINTERS:
+        assert not called & {"print", "input", "exit", "sys.exit", "os._exit", "sys.stdout.write", "sys.stderr.write"}
+    if module not in WRITERS:
+        assert not called & {".write_bytes", ".write_text", ".mkdir", ".unlink", "os.replace", "tempfile.mkdtemp"}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import mcugen.lower", {"lower"}),
+        ("from mcugen import plan, __version__", {"plan", ""}),
+        ("from mcugen.emulate import qemu", {"emulate.qemu"}),
+        ("from mcugen.ir import Board", {"ir"}),
+        ("def f():\n    import click.testing", {"click"}),
+        ("from xml.sax import handler", {"xml"}),
+    ],
+)
+def test_imports_are_seen_wherever_they_are(source: str, found: set[str]) -> None:
+    assert set(imports(source, set(SOURCES))) == found
+
+
+def test_calls_are_seen_wherever_they_are() -> None:
+    assert calls("def f():\n    p.write_bytes(print(1))\n    sys.exit()") >= {".write_bytes", "print", "sys.exit"}

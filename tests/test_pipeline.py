@@ -1,0 +1,185 @@
+"""What composes the passes: sources, the cache of quantised models, layouts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import ladder
+import numpy as np
+import pytest
+import zoo
+
+from mcugen import pipeline
+from mcugen.cache import Cache, default_cache_dir
+from mcugen.checkpoints import write_checkpoint
+from mcugen.errors import DoesNotFitError, InternalError, UsageError
+from mcugen.ir import Config, MemoryRegion, Tokenizer
+from mcugen.pipeline import Source
+from mcugen.quantized_file import save_quantized
+from mcugen.resources import models_dir
+from mcugen.tokenizer import write_tokenizer
+
+SHAPE = Config(16, 12, 1, 2, 1, 24, 12, False)
+
+
+def source(seed: int = 0, tokenizer: Tokenizer | None = None) -> Source:
+    model = zoo.model_of(SHAPE, seed)
+    return Source(model.name, model, None, tokenizer or zoo.random_tokenizer(SHAPE.vocab_size))
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MCUGEN_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+# ---------------------------------------------------------------- sources
+
+
+def test_the_default_source_is_the_model_that_ships() -> None:
+    found = pipeline.open_source(None, None)
+    facts = json.loads((models_dir() / "home" / "model.json").read_text())
+    assert (found.name, found.tokenizer.lowercase, found.tokenizer.prompt_suffix) == (
+        facts["name"], facts["lowercase"], facts["prompt_suffix"],
+    )  # fmt: skip
+    assert found.model is not None and found.quantized is None
+
+
+def test_a_quantised_file_brings_its_tokenizer_or_takes_another(tmp_path: Path) -> None:
+    model, own = zoo.quantized(SHAPE), zoo.random_tokenizer(SHAPE.vocab_size)
+    (tmp_path / "with.safetensors").write_bytes(save_quantized(model, own))
+    (tmp_path / "without.safetensors").write_bytes(save_quantized(model))
+    other = dataclasses.replace(own, pieces=(*own.pieces[:-1], b"zz"))
+    (tmp_path / "t.bin").write_bytes(write_tokenizer(other))
+    assert pipeline.open_source(tmp_path / "with.safetensors", None).tokenizer.pieces == own.pieces
+    for name in ("with", "without"):
+        found = pipeline.open_source(tmp_path / f"{name}.safetensors", tmp_path / "t.bin")
+        assert found.tokenizer.pieces == other.pieces
+        assert found.quantized is not None
+    with pytest.raises(UsageError) as raised:
+        pipeline.open_source(tmp_path / "without.safetensors", None)
+    assert str(raised.value) == (
+        "without.safetensors has no tokenizer\n  where: --tokenizer\n  try:   add --tokenizer FILE.bin"
+    )
+
+
+# ---------------------------------------------------------------- the cache of quantised models
+
+
+def test_a_model_is_quantised_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[tuple[str, int, int]] = []
+    first = pipeline.quantize_source(source(), None, lambda *seen: stages.append(seen))
+    assert stages == [("calibrate", 0, 2), ("calibrate", 1, 2), ("calibrate", 2, 2)]
+    monkeypatch.setattr(pipeline, "quantize", lambda *_: pytest.fail("quantised again"))
+    again = pipeline.quantize_source(dataclasses.replace(source(), name="renamed"), None)
+    assert again.name == "renamed"
+    assert save_quantized(dataclasses.replace(again, name=first.name)) == save_quantized(first)
+
+
+def test_a_damaged_cache_is_as_good_as_none(own_cache: Path) -> None:
+    first = pipeline.quantize_source(source(), None)
+    (kept,) = (path for path in own_cache.rglob("*") if path.is_file())
+    kept.write_bytes(kept.read_bytes()[:-1])
+    assert save_quantized(pipeline.quantize_source(source(), None)) == save_quantized(first)
+
+
+def test_the_cache_distinguishes_whatever_matters(tmp_path: Path) -> None:
+    base = source()
+    other_eos = dataclasses.replace(base.tokenizer, eos=1)  # where its own samples end
+    lowercase = dataclasses.replace(base.tokenizer, lowercase=True)
+    keys = [
+        pipeline._quantized_key(base, None),
+        pipeline._quantized_key(source(seed=1), None),
+        pipeline._quantized_key(base, "a text"),
+        pipeline._quantized_key(base, "a texu"),
+        pipeline._quantized_key(base, ""),
+        pipeline._quantized_key(dataclasses.replace(base, tokenizer=other_eos), None),
+        pipeline._quantized_key(dataclasses.replace(base, tokenizer=lowercase), "a text"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert pipeline._quantized_key(dataclasses.replace(base, name="renamed"), None) == keys[0]
+
+
+def test_a_cache_can_be_anything_but_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("MCUGEN_CACHE", str(tmp_path / "file"))
+    assert default_cache_dir() == tmp_path / "file"
+    Cache(tmp_path / "file").store("ab", b"1")
+    assert Cache(tmp_path / "file").load("ab") is None
+    assert pipeline.quantize_source(source(), None).name
+
+
+# ---------------------------------------------------------------- layouts
+
+
+def test_the_context_is_the_largest_that_fits() -> None:
+    model, tokenizer = zoo.quantized(SHAPE), zoo.random_tokenizer(SHAPE.vocab_size)
+    needs = [pipeline.lay_out(model, tokenizer, ladder.NUCLEO, n).demand.ram for n in range(1, 13)]
+    assert needs == sorted(needs)
+    for wanted in (1, 5, 12):
+        small = dataclasses.replace(ladder.NUCLEO, ram=MemoryRegion(0x20000000, needs[wanted - 1]))
+        found = pipeline.lay_out(model, tokenizer, small)
+        assert (
+            found.graph.context
+            == found.largest_context
+            == max(n for n in range(1, 13) if needs[n - 1] <= small.ram.size)
+        )
+    none = dataclasses.replace(ladder.NUCLEO, ram=MemoryRegion(0x20000000, needs[0] - 1))
+    with pytest.raises(DoesNotFitError, match=f"no context fits: --context 1 needs {needs[0]:,} B"):
+        pipeline.lay_out(model, tokenizer, none)
+
+
+def test_a_layout_passes_the_gate_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = pipeline.plan_memory
+
+    def overlapping(*arguments: object) -> object:
+        plan = planned(*arguments)  # type: ignore[arg-type]
+        return dataclasses.replace(plan, offsets=dict.fromkeys(plan.offsets, 0))
+
+    monkeypatch.setattr(pipeline, "plan_memory", overlapping)
+    with pytest.raises(InternalError):
+        pipeline.lay_out(zoo.quantized(SHAPE), zoo.random_tokenizer(SHAPE.vocab_size), ladder.NUCLEO, 5)
+
+
+def test_the_estimates_of_code_and_statics_cover_what_is_linked() -> None:
+    """RAM is exact; the estimate of code is above both compilers', and not by much."""
+    layout = ladder.laid_out(zoo.SHAPES["gqa"], 16)
+    for name in ("gcc", "zig"):
+        firmware = ladder.nucleo_firmware(layout, name)
+        ram = firmware.static_bytes + firmware.stack_bytes
+        assert 0 <= layout.demand.ram - ram <= 96, name
+        assert 0 <= layout.demand.flash - firmware.flash_bytes <= 16_384, name
+
+
+def test_verification_feeds_the_greedy_continuation_of_bos() -> None:
+    layout = ladder.laid_out(SHAPE, 7)
+    tokens = pipeline.verification_tokens(layout.graph, layout.tokenizer, 30)
+    assert tokens[0] == layout.tokenizer.bos
+    logits = pipeline.Simulator(layout.graph).feed(tokens)
+    assert tokens[1:] == np.argmax(logits, -1)[:-1].tolist()
+    assert pipeline.verification_tokens(layout.graph, layout.tokenizer, 1) == [layout.tokenizer.bos]
+
+
+def test_quality_is_measured_with_the_vocabularys_own_bos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    evaluated = pipeline.evaluate
+
+    def spy(*arguments: object, bos: int, **named: object) -> object:
+        seen.append(bos)
+        return evaluated(*arguments, bos=bos, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "evaluate", spy)
+    (tmp_path / "text").write_text("the tin hat " * 20)
+    base = source(tokenizer=dataclasses.replace(zoo.random_tokenizer(SHAPE.vocab_size), bos=7))
+    pipeline.measure(base, ladder.laid_out(SHAPE, 12).graph, tmp_path / "text", 60)
+    assert seen == [7]
+
+
+def test_a_checkpoint_is_named_after_its_file(tmp_path: Path) -> None:
+    (tmp_path / "Odd Name.bin").write_bytes(write_checkpoint(zoo.model_of(SHAPE)))
+    (tmp_path / "t.bin").write_bytes(write_tokenizer(zoo.random_tokenizer(SHAPE.vocab_size)))
+    found = pipeline.open_source(tmp_path / "Odd Name.bin", tmp_path / "t.bin")
+    layout = pipeline.lay_out(pipeline.quantize_source(found, None), found.tokenizer, ladder.NUCLEO)
+    assert (found.name, layout.name) == ("Odd Name", "odd_name")
