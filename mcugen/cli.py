@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mcugen import __version__, pipeline
+from mcugen import __version__, pipeline, sources
 from mcugen.boards import list_boards, load_board
 from mcugen.errors import McugenError
 from mcugen.ir import Board
+from mcugen.ladder import Ladder, climb
+from mcugen.layout import Layout, lay_out, make_firmware, plan_facts, plan_text
 from mcugen.project import write_file
 from mcugen.quantized_file import save_quantized
 from mcugen.sampler import make_sampler
+from mcugen.sources import Source, open_source, quantize_source
 
 
 class _Group(click.Group):
@@ -47,7 +51,7 @@ def main() -> None:
 
 
 @contextmanager
-def _progress(hidden: bool = False) -> Iterator[pipeline.Progress]:
+def _progress(hidden: bool = False) -> Iterator[sources.Progress]:
     """Bars on standard error while it is a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -120,22 +124,22 @@ def _lay_out(
     calibrate: Path | None,
     board: str,
     context: int | None,
-    progress: pipeline.Progress,
-) -> tuple[pipeline.Source, pipeline.Layout, str]:
+    progress: sources.Progress,
+) -> tuple[Source, Layout, str]:
     """What the options of a command name: the source, its layout on the board, and the command that generates it.
 
     That command goes into the generated files: the same for `build`, `verify` and `run`, so that they are the same
     to the byte, and with file names only, so that they name no machine.
     """
     facts = load_board(board)
-    source = pipeline.open_source(model, tokenizer)
-    quantized = pipeline.quantize_source(source, calibrate, progress)
+    source = open_source(model, tokenizer)
+    quantized = quantize_source(source, calibrate, progress)
     words = ["mcugen", "build", *([model.name] if model else [])]
     for option, path in (("--tokenizer", tokenizer), ("--calibrate", calibrate)):
         words += [option, path.name] if path else []
     words += ["--board", Path(board).name if board.endswith(".toml") else facts.name]
     words += ["--context", str(context)] if context is not None else []
-    return source, pipeline.lay_out(quantized, source.tokenizer, facts, context), shlex.join(words)
+    return source, lay_out(quantized, source.tokenizer, facts, context), shlex.join(words)
 
 
 # ---------------------------------------------------------------- commands
@@ -185,7 +189,7 @@ def build(
                 "flash_bytes": firmware.flash_bytes,
                 "ram_bytes": ram,
                 "toolchain": firmware.toolchain,
-                "plan": pipeline.plan_facts(layout),
+                "plan": plan_facts(layout),
                 "verification": built.ladder.to_json() if built.ladder else None,
             }
         )
@@ -205,7 +209,7 @@ def _share(used: int, size: int) -> str:
     return f"{used:,} of {size:,} B ({100 * used / size:.1f} %)"
 
 
-def _print_ladder(ladder: pipeline.Ladder | None) -> None:
+def _print_ladder(ladder: Ladder | None) -> None:
     if ladder is None:
         click.echo("not verified (--verify-tokens 0)")
         return
@@ -246,8 +250,8 @@ def verify(
         _, layout, command = _lay_out(model, tokenizer, calibrate, board, context, progress)
         firmware = None
         if layout.board.core != "host":
-            firmware = pipeline.make_firmware(layout, toolchain, command, progress)
-        ladder = pipeline.climb(layout, firmware, tokens, command, toolchain=toolchain, progress=progress)
+            firmware = make_firmware(layout, toolchain, command, progress)
+        ladder = climb(layout, firmware, tokens, command, toolchain=toolchain, progress=progress)
     if as_json:
         _print_json(ladder.to_json())
     else:
@@ -289,7 +293,7 @@ def run(
     sampler = make_sampler(temperature, top_k, top_p, seed)
     with _progress(hidden=quiet) as progress:
         _, layout, command = _lay_out(model, tokenizer, calibrate, board, context, progress)
-        firmware = pipeline.make_firmware(layout, toolchain, command, progress)
+        firmware = make_firmware(layout, toolchain, command, progress)
     if not quiet and not as_json:
         where = "on this computer" if layout.board.core == "host" else f"on an emulated {layout.board.name}"
         click.echo(f"{layout.graph.model.name} {where}, context {layout.graph.context}", err=True)
@@ -331,9 +335,9 @@ def plan(
     with _progress() as progress:
         _, layout, _ = _lay_out(model, tokenizer, calibrate, board, context, progress)
     if as_json:
-        _print_json(pipeline.plan_facts(layout))
+        _print_json(plan_facts(layout))
     else:
-        click.echo(pipeline.plan_text(layout), nl=False)
+        click.echo(plan_text(layout), nl=False)
 
 
 @mcugen.command(epilog=_EPILOG, short_help="Write the integers and the vocabulary as one file.")
@@ -344,8 +348,8 @@ def quantize(
 ) -> None:
     """Write the integers and the vocabulary as one file, which every command takes as MODEL."""
     with _progress() as progress:
-        source = pipeline.open_source(model, tokenizer)
-        quantized = pipeline.quantize_source(source, calibrate, progress)
+        source = open_source(model, tokenizer)
+        quantized = quantize_source(source, calibrate, progress)
     content = save_quantized(quantized, source.tokenizer)
     path = out or Path(f"{source.name}.safetensors")
     write_file(content, path)
@@ -368,12 +372,12 @@ def evaluate(
 ) -> None:
     """Measure what the integers cost against float: perplexity, KL divergence, top-1 agreement."""
     with _progress() as progress:
-        source = pipeline.open_source(model, tokenizer)
-        quantized = pipeline.quantize_source(source, calibrate, progress)
-        layout = pipeline.lay_out(quantized, source.tokenizer, load_board("host"))
-        found = pipeline.measure(source, layout.graph, text, tokens, progress)
+        source = open_source(model, tokenizer)
+        quantized = quantize_source(source, calibrate, progress)
+        layout = lay_out(quantized, source.tokenizer, load_board("host"))
+        found, runs = pipeline.measure(source, layout.graph, text, tokens, progress)
     if as_json:
-        click.echo(found.to_json(), nl=False)
+        _print_json({**asdict(found), "greedy": asdict(runs)})
         return
     error = "" if found.standard_error is None else f" ± {100 * found.standard_error:.2f}"
     table = Table(title=f"{source.name}, {found.tokens:,} tokens", show_header=False, title_justify="left")
@@ -382,6 +386,7 @@ def evaluate(
     table.add_row("change", f"{100 * found.perplexity_change:+.2f}{error} %")
     table.add_row("KL divergence", f"{found.kl:.5f} nats per token")
     table.add_row("top-1 agreement", f"{100 * found.top1:.2f} %")
+    table.add_row("greedy runs", f"the first {runs.prefix} of {runs.tokens} tokens are the same")
     Console().print(table)
 
 

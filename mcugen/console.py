@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from mcugen.sampler import Sampler
+
 END_OF_TRANSMISSION = b"\x04"
 
 
@@ -21,3 +23,8 @@ def answers(stream: Iterable[bytes]) -> Iterator[tuple[int, bytes]]:
             index += 1
             if piece:
                 yield index, piece
+
+
+def sampler_line(s: Sampler) -> str:
+    """The command that makes the console draw tokens like `s`."""
+    return f"#sampler {s.multiplier} {s.shift} {s.top_k} {s.top_p} {s.state}"

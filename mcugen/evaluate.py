@@ -6,8 +6,6 @@ graph.context positions.
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -43,10 +41,6 @@ class Evaluation:
     standard_error: float | None
     kl: float
     top1: float
-
-    def to_json(self) -> str:
-        """One JSON object, keys in the order of the fields, indented, with a newline at the end."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +83,31 @@ def evaluate(
         if progress is not None:
             progress(done, total)
     return _summary(sums, length, graph.context)
+
+
+@dataclass(frozen=True, slots=True)
+class GreedyAgreement:
+    """How far two greedy runs from BOS go together: `prefix` tokens until they first part, `equal` of all `tokens`
+    at the same place."""
+
+    tokens: int
+    prefix: int
+    equal: int
+
+
+def greedy_agreement(model: Model, graph: Graph, count: int, *, bos: int = 1) -> GreedyAgreement:
+    """Let float and integers each continue BOS with their likeliest token, `count` times, past ends of sequences.
+
+    Once they part they tell different stories: the prefix says more than the number of equal tokens.
+    """
+    decoder, simulator = FloatDecoder(model, window=graph.context), Simulator(graph)
+    ours = theirs = bos
+    same = []
+    for _ in range(count):
+        theirs = int(decoder.forward(np.array([[theirs]]))[0, -1].argmax())
+        ours = int(simulator.feed([ours])[-1].argmax())
+        same.append(ours == theirs)
+    return GreedyAgreement(count, same.index(False) if False in same else count, sum(same))
 
 
 def clean_text(text: str) -> str:

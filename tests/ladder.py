@@ -12,13 +12,13 @@ import pytest
 import zoo
 from projects import require
 
-from mcugen import pipeline
+from mcugen import layout as layouts
 from mcugen.boards import load_board
 from mcugen.emulate.cortex_m import CortexM
 from mcugen.emulate.host import HostMachine, find_libasan
 from mcugen.errors import ToolError
 from mcugen.ir import Config, Firmware, Project, Tokenizer
-from mcugen.pipeline import Layout
+from mcugen.layout import Layout
 from mcugen.toolchain import build
 
 COMMAND = "mcugen verify random.bin"
@@ -54,7 +54,7 @@ def laid_out(
 ) -> Layout:
     """A random model of this shape, planned for a ring of `context` slots."""
     model = dataclasses.replace(zoo.quantized(config, seed), name="random")
-    return pipeline.lay_out(model, tokenizer or zoo.random_tokenizer(config.vocab_size), load_board(board), context)
+    return layouts.lay_out(model, tokenizer or zoo.random_tokenizer(config.vocab_size), load_board(board), context)
 
 
 def host_library(layout: Layout, project: Project | None = None, *, sanitize: bool = True) -> Firmware:
@@ -65,7 +65,7 @@ def host_library(layout: Layout, project: Project | None = None, *, sanitize: bo
             find_libasan()
         except ToolError:
             lacks("libasan")
-    project = project or pipeline.make_project(layout, COMMAND, HOST, observed=True)
+    project = project or layouts.make_project(layout, COMMAND, HOST, observed=True)
     flags = SANITIZERS if sanitize else ()
     return build(project, toolchain, opt="-O1", extra_flags=flags, shared=True)
 
@@ -77,7 +77,7 @@ def host_machine(layout: Layout, project: Project | None = None, *, sanitize: bo
 
 def nucleo_firmware(layout: Layout, toolchain: str = "zig", project: Project | None = None) -> Firmware:
     """The layout's application for the board, as it is flashed."""
-    return build(project or pipeline.make_project(layout, COMMAND), require(toolchain, NUCLEO))
+    return build(project or layouts.make_project(layout, COMMAND), require(toolchain, NUCLEO))
 
 
 def nucleo_machine(layout: Layout, toolchain: str = "zig", project: Project | None = None) -> CortexM:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import pty
@@ -19,9 +18,12 @@ import pytest
 import zoo
 from click.testing import CliRunner, Result
 
-from mcugen import __version__, pipeline, toolchain
+from mcugen import __version__, pipeline, sources, toolchain
+from mcugen import ladder as rungs
+from mcugen import layout as layouts
 from mcugen.checkpoints import write_checkpoint
 from mcugen.cli import main, mcugen
+from mcugen.emulate import cortex_m
 from mcugen.errors import ToolError
 from mcugen.generate import generate, prompt_tokens
 from mcugen.ir import Config, Project
@@ -92,8 +94,8 @@ def answer(files: Files, prompt: str, tokens: int, temperature: float = 0.0, see
 def answer_bytes(files: Files, prompt: str, tokens: int, temperature: float = 0.0, seed: int = 1) -> bytes:
     """What the simulator answers."""
     tokenizer = read_tokenizer(files.folder / "tiny-tokenizer.bin", 300)
-    source = pipeline.open_source(Path(files.model), files.folder / "tiny-tokenizer.bin")
-    layout = pipeline.lay_out(pipeline.quantize_source(source, None), tokenizer, ladder.HOST)
+    source = sources.open_source(Path(files.model), files.folder / "tiny-tokenizer.bin")
+    layout = layouts.lay_out(sources.quantize_source(source, None), tokenizer, ladder.HOST)
     found = list(generate(layout.graph, tokenizer, prompt, make_sampler(temperature, 0, 1.0, seed), tokens))
     return decode(tokenizer, found, prompt_tokens(tokenizer, prompt)[-1]) + b"\n"
 
@@ -234,7 +236,7 @@ def test_build_cannot_write_below_a_file(files: Files) -> None:
 
 def plant(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
     """From here on the swiglu kernel of every project is another."""
-    made = pipeline.make_project
+    made = layouts.render_c
 
     def planted(*args: object, **kwargs: object) -> Project:
         project = made(*args, **kwargs)  # type: ignore[arg-type]
@@ -243,7 +245,7 @@ def plant(monkeypatch: pytest.MonkeyPatch, old: str, new: str) -> None:
         files = {**project.files, "kernels/swiglu.c": content.replace(old.encode(), new.encode())}
         return Project(project.name, project.board, files, *_rest(project))
 
-    monkeypatch.setattr(pipeline, "make_project", planted)
+    monkeypatch.setattr(layouts, "render_c", planted)
 
 
 def _rest(project: Project) -> tuple[tuple[str, ...], tuple[str, ...], str | None]:
@@ -330,7 +332,7 @@ def test_verify_ends_with_6_where_the_board_would_not_survive(files: Files, monk
     ladder.require_unicorn()
     line = "    for (int32_t i = 0; i < n; i++) {"
     plant(monkeypatch, line, f"    *(volatile uint32_t *)0x08000000u = (uint32_t)n;\n{line}")
-    monkeypatch.setattr(pipeline._Rungs, "host", lambda *_: None)
+    monkeypatch.setattr(rungs._Rungs, "host", lambda *_: None)
     result = cli("verify", *files.named, "--tokens", 5)
     assert result.exit_code == 6
     assert result.stderr.startswith("Error: mg_swiglu_s16+0x")
@@ -339,9 +341,8 @@ def test_verify_ends_with_6_where_the_board_would_not_survive(files: Files, monk
 
 
 def test_what_cannot_run_is_skipped_and_said(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.find_spec
     monkeypatch.delenv("MCUGEN_REQUIRE_TOOLS", raising=False)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "unicorn" else found(name))
+    monkeypatch.setattr(cortex_m, "unicorn", None)
     why = "unicorn is not installed; pip install 'mcugen[emulate]'"
     facts = json.loads(done("verify", *files.named, "--tokens", 5, "--json"))
     assert {"rung": "rung 4, nucleo-f446re in unicorn", "why": why} in facts["skipped"]
@@ -353,7 +354,7 @@ def test_what_cannot_run_is_skipped_and_said(files: Files, monkeypatch: pytest.M
     monkeypatch.setenv("MCUGEN_REQUIRE_TOOLS", "1")
     failed(
         5,
-        "Error: unicorn is not installed\n  where: emulating the board\n  try:   pip install 'mcugen[emulate]'\n",
+        "Error: unicorn is not installed\n  where: emulating nucleo-f446re\n  try:   pip install 'mcugen[emulate]'\n",
         "verify", *files.named, "--tokens", 5,
     )  # fmt: skip
 
@@ -462,14 +463,22 @@ def test_eval(files: Files) -> None:
     arguments = ["eval", *files.named, "--text", files.folder / "text.txt", "--tokens", 30]
     text = done(*arguments)
     assert "tiny, 30 tokens" in text
-    for row in ("perplexity, float", "perplexity, integers", "change", "KL divergence", "top-1 agreement"):
+    for row in (
+        "perplexity, float",
+        "perplexity, integers",
+        "change",
+        "KL divergence",
+        "top-1 agreement",
+        "greedy runs",
+    ):
         assert row in text
     found = json.loads(done(*arguments, "--json"))
     assert sorted(found) == [
-        "context", "float_perplexity", "integer_perplexity", "kl", "length", "perplexity_change", "sequences",
+        "context", "float_perplexity", "greedy", "integer_perplexity", "kl", "length", "perplexity_change", "sequences",
         "standard_error", "tokens", "top1",
     ]  # fmt: skip
     assert found["tokens"] == 30
+    assert sorted(found["greedy"]) == ["equal", "prefix", "tokens"]
 
 
 def test_boards(files: Files) -> None:

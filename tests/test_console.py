@@ -11,14 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcugen import pipeline
+from mcugen import ladder as rungs
+from mcugen import layout as layouts
 from mcugen.console import END_OF_TRANSMISSION as END
 from mcugen.console import answers
 from mcugen.emulate import host_console
 from mcugen.emulate.cortex_m import CortexM
 from mcugen.generate import generate, prompt_tokens, suffix_tokens
 from mcugen.ir import NO_MERGE, Config, Firmware, Tokenizer
-from mcugen.pipeline import Layout
+from mcugen.layout import Layout
 from mcugen.sampler import Sampler, make_sampler, sample
 from mcugen.simulate import simulate
 from mcugen.tokenizer import decode
@@ -27,7 +28,7 @@ from mcugen.toolchain import build
 SHAPE = Config(16, 12, 2, 4, 2, 300, 16, True)  # 300 pieces: the 256 byte tokens are among them
 LETTERS = Config(16, 12, 1, 2, 1, 24, 12, False)  # few pieces: bos and eos come soon
 GREEDY = make_sampler(0, 0, 1, 1)
-DEFAULT_TOKENS = pipeline.MAX_TOKENS
+DEFAULT_TOKENS = layouts.MAX_TOKENS
 TOO_LONG = b"? the line is too long\n"
 UNKNOWN = b"? #tokens N, #sampler MULTIPLIER SHIFT TOP_K TOP_P SEED or #check N\n"
 
@@ -53,7 +54,7 @@ MODELS = ["bytes", "letters", "suffix"]
 
 def program(layout: Layout) -> Firmware:
     """The application on this computer, with sanitizers."""
-    project = pipeline.make_project(layout, ladder.COMMAND, ladder.HOST)
+    project = layouts.make_project(layout, ladder.COMMAND, ladder.HOST)
     return build(project, ladder.require("gcc", ladder.HOST), opt="-O1", extra_flags=ladder.SANITIZERS)
 
 
@@ -120,7 +121,7 @@ def test_sampled_answers_are_the_simulators(which: str, console: type[on_host]) 
     typed, expected = [b"#tokens 12"], [banner(layout, console), b""]
     for (temperature, top_k, top_p), seed in itertools.product(SETTINGS, (0, 1, 2**32 - 1)):
         sampler = make_sampler(temperature, top_k, top_p, seed)
-        typed += [pipeline._sampler_line(sampler).encode(), b"abc"]
+        typed += [rungs.sampler_line(sampler).encode(), b"abc"]
         expected += [b"", answer(layout, b"abc", 12, sampler)]
     assert len(set(expected)) > 10
     assert said(console(layout, b"\n".join(typed) + b"\n")) == expected
@@ -130,7 +131,7 @@ def test_sampled_answers_are_the_simulators(which: str, console: type[on_host]) 
 def test_the_random_numbers_go_on_from_answer_to_answer(console: type[on_host]) -> None:
     layout = layout_of("bytes")
     sampler = make_sampler(1.5, 0, 1.0, 7)
-    typed = f"#tokens 9\n{pipeline._sampler_line(sampler)}\n".encode() + b"x\n" * 3
+    typed = f"#tokens 9\n{rungs.sampler_line(sampler)}\n".encode() + b"x\n" * 3
     found = said(console(layout, typed))[3:]
     for text in found:
         assert text == answer(layout, b"x", 9, sampler)
@@ -156,7 +157,7 @@ def test_an_answer_ends_at_bos_and_at_eos(console: type[on_host]) -> None:
     typed, expected, ends = [b"#tokens 40"], [banner(layout, console), b""], set()
     for seed in range(30):
         sampler = make_sampler(1.0, 0, 1.0, seed)
-        typed += [pipeline._sampler_line(sampler).encode(), b"abc"]
+        typed += [rungs.sampler_line(sampler).encode(), b"abc"]
         expected += [b"", answer(layout, b"abc", 40, sampler)]
         found = list(generate(layout.graph, layout.tokenizer, b"abc", sampler, 40))
         logits = simulate(layout.graph, [*prompt_tokens(layout.tokenizer, b"abc"), *found]).outputs[-1][0]
@@ -268,8 +269,8 @@ def test_the_largest_numbers_are_taken(console: type[on_host]) -> None:
 def test_check_prints_tokens_and_hashes_of_all_logits(which: str, console: type[on_host]) -> None:
     """Over several wraps of the ring; what was said before makes no difference, nor does it to what follows."""
     layout = layout_of(which)
-    tokens = pipeline.verification_tokens(layout.graph, layout.tokenizer, 40)
-    lines = pipeline._check_lines(layout.graph, tokens)
+    tokens = rungs.verification_tokens(layout.graph, layout.tokenizer, 40)
+    lines = rungs.check_lines(layout.graph, tokens)
     assert lines.count(b"\n") == 40
     found = said(console(layout, b"#tokens 3\nabc\n#check 40\nabc\n#check 0\n"))
     text = answer(layout, b"abc", 3)
@@ -279,7 +280,7 @@ def test_check_prints_tokens_and_hashes_of_all_logits(which: str, console: type[
 def test_fnv1a_is_the_published_function() -> None:
     """Vectors of the FNV draft (Fowler, Noll, Vo, Eastlake: The FNV Non-Cryptographic Hash Algorithm, appendix)."""
     vectors = {b"": 0x811C9DC5, b"a": 0xE40C292C, b"foobar": 0xBF9CF968}
-    assert {text: pipeline._fnv1a(text) for text in vectors} == vectors
+    assert {text: rungs.fnv1a(text) for text in vectors} == vectors
 
 
 # ---------------------------------------------------------------- the protocol, seen from Python
@@ -311,6 +312,6 @@ def test_the_end_of_transmission_never_comes_from_the_model() -> None:
         sampler = make_sampler(100.0, 0, 1.0, seed)
         drawn = generate(layout.graph, layout.tokenizer, b"a", sampler, 100)
         if END in decode(layout.tokenizer, drawn):
-            found[f"{pipeline._sampler_line(sampler)}\na\n".encode()] = answer(layout, b"a", 100, sampler)
+            found[f"{rungs.sampler_line(sampler)}\na\n".encode()] = answer(layout, b"a", 100, sampler)
     assert found
     assert said(on_host(layout, b"#tokens 100\n" + b"".join(found)))[3::2] == list(found.values())

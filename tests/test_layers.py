@@ -16,17 +16,19 @@ PACKAGE = Path(mcugen.__file__).resolve().parent
 # A module imports only modules of lower ranks, with its own package's submodules alike.
 RANKS = {
     0: ("", "errors", "resources", "tables"),
-    1: ("ir", "cores", "cache", "console", "ctext"),
+    1: ("ir", "cores", "cache", "ctext"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
     2: ("kernels", "sampler", "packing", "tokenizer", "checkpoints", "boards", "ports", "flags", "project",
         "emulate", "emulate.machine", "emulate.elf", "emulate.stm32f4", "emulate.host_console", "emulate.host_worker"),
-    3: ("reference", "quantized_file", "lower", "simulate", "plan", "fit", "render", "toolchain", "emulate.host",
+    3: ("console", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "render", "toolchain", "emulate.host",
         "emulate.qemu"),
     4: ("quantize", "evaluate", "generate", "verify", "plan_report", "emulate.profile_hook"),
-    5: ("emulate.cortex_m",),
-    6: ("pipeline",),
-    7: ("cli",),
-    8: ("__main__",),
+    5: ("emulate.cortex_m", "sources"),
+    6: ("layout",),
+    7: ("ladder",),
+    8: ("pipeline",),
+    9: ("cli",),
+    10: ("__main__",),
 }  # fmt: skip
 RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
 

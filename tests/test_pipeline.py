@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import zoo
 
-from mcugen import pipeline
+from mcugen import ladder as rungs
+from mcugen import layout as layouts
+from mcugen import pipeline, sources
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.checkpoints import write_checkpoint
 from mcugen.errors import DoesNotFitError, InternalError, UsageError
 from mcugen.ir import Config, MemoryRegion, Tokenizer
-from mcugen.pipeline import Source
 from mcugen.quantized_file import save_quantized
 from mcugen.resources import models_dir
+from mcugen.sources import Source
 from mcugen.tokenizer import write_tokenizer
 
 SHAPE = Config(16, 12, 1, 2, 1, 24, 12, False)
@@ -39,7 +41,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_default_source_is_the_model_that_ships() -> None:
-    found = pipeline.open_source(None, None)
+    found = sources.open_source(None, None)
     facts = json.loads((models_dir() / "home" / "model.json").read_text())
     assert (found.name, found.tokenizer.lowercase, found.tokenizer.prompt_suffix) == (
         facts["name"], facts["lowercase"], facts["prompt_suffix"],
@@ -53,13 +55,13 @@ def test_a_quantised_file_brings_its_tokenizer_or_takes_another(tmp_path: Path) 
     (tmp_path / "without.safetensors").write_bytes(save_quantized(model))
     other = dataclasses.replace(own, pieces=(*own.pieces[:-1], b"zz"))
     (tmp_path / "t.bin").write_bytes(write_tokenizer(other))
-    assert pipeline.open_source(tmp_path / "with.safetensors", None).tokenizer.pieces == own.pieces
+    assert sources.open_source(tmp_path / "with.safetensors", None).tokenizer.pieces == own.pieces
     for name in ("with", "without"):
-        found = pipeline.open_source(tmp_path / f"{name}.safetensors", tmp_path / "t.bin")
+        found = sources.open_source(tmp_path / f"{name}.safetensors", tmp_path / "t.bin")
         assert found.tokenizer.pieces == other.pieces
         assert found.quantized is not None
     with pytest.raises(UsageError) as raised:
-        pipeline.open_source(tmp_path / "without.safetensors", None)
+        sources.open_source(tmp_path / "without.safetensors", None)
     assert str(raised.value) == (
         "without.safetensors has no tokenizer\n  where: --tokenizer\n  try:   add --tokenizer FILE.bin"
     )
@@ -70,19 +72,19 @@ def test_a_quantised_file_brings_its_tokenizer_or_takes_another(tmp_path: Path) 
 
 def test_a_model_is_quantised_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages: list[tuple[str, int, int]] = []
-    first = pipeline.quantize_source(source(), None, lambda *seen: stages.append(seen))
+    first = sources.quantize_source(source(), None, lambda *seen: stages.append(seen))
     assert stages == [("calibrate", 0, 2), ("calibrate", 1, 2), ("calibrate", 2, 2)]
-    monkeypatch.setattr(pipeline, "quantize", lambda *_: pytest.fail("quantised again"))
-    again = pipeline.quantize_source(dataclasses.replace(source(), name="renamed"), None)
+    monkeypatch.setattr(sources, "quantize", lambda *_: pytest.fail("quantised again"))
+    again = sources.quantize_source(dataclasses.replace(source(), name="renamed"), None)
     assert again.name == "renamed"
     assert save_quantized(dataclasses.replace(again, name=first.name)) == save_quantized(first)
 
 
 def test_a_damaged_cache_is_as_good_as_none(own_cache: Path) -> None:
-    first = pipeline.quantize_source(source(), None)
+    first = sources.quantize_source(source(), None)
     (kept,) = (path for path in own_cache.rglob("*") if path.is_file())
     kept.write_bytes(kept.read_bytes()[:-1])
-    assert save_quantized(pipeline.quantize_source(source(), None)) == save_quantized(first)
+    assert save_quantized(sources.quantize_source(source(), None)) == save_quantized(first)
 
 
 def test_the_cache_distinguishes_whatever_matters(tmp_path: Path) -> None:
@@ -90,16 +92,16 @@ def test_the_cache_distinguishes_whatever_matters(tmp_path: Path) -> None:
     other_eos = dataclasses.replace(base.tokenizer, eos=1)  # where its own samples end
     lowercase = dataclasses.replace(base.tokenizer, lowercase=True)
     keys = [
-        pipeline._quantized_key(base, None),
-        pipeline._quantized_key(source(seed=1), None),
-        pipeline._quantized_key(base, "a text"),
-        pipeline._quantized_key(base, "a texu"),
-        pipeline._quantized_key(base, ""),
-        pipeline._quantized_key(dataclasses.replace(base, tokenizer=other_eos), None),
-        pipeline._quantized_key(dataclasses.replace(base, tokenizer=lowercase), "a text"),
+        sources._quantized_key(base, None),
+        sources._quantized_key(source(seed=1), None),
+        sources._quantized_key(base, "a text"),
+        sources._quantized_key(base, "a texu"),
+        sources._quantized_key(base, ""),
+        sources._quantized_key(dataclasses.replace(base, tokenizer=other_eos), None),
+        sources._quantized_key(dataclasses.replace(base, tokenizer=lowercase), "a text"),
     ]
     assert len(set(keys)) == len(keys)
-    assert pipeline._quantized_key(dataclasses.replace(base, name="renamed"), None) == keys[0]
+    assert sources._quantized_key(dataclasses.replace(base, name="renamed"), None) == keys[0]
 
 
 def test_a_cache_can_be_anything_but_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,7 +110,7 @@ def test_a_cache_can_be_anything_but_in_the_way(tmp_path: Path, monkeypatch: pyt
     assert default_cache_dir() == tmp_path / "file"
     Cache(tmp_path / "file").store("ab", b"1")
     assert Cache(tmp_path / "file").load("ab") is None
-    assert pipeline.quantize_source(source(), None).name
+    assert sources.quantize_source(source(), None).name
 
 
 # ---------------------------------------------------------------- layouts
@@ -116,11 +118,11 @@ def test_a_cache_can_be_anything_but_in_the_way(tmp_path: Path, monkeypatch: pyt
 
 def test_the_context_is_the_largest_that_fits() -> None:
     model, tokenizer = zoo.quantized(SHAPE), zoo.random_tokenizer(SHAPE.vocab_size)
-    needs = [pipeline.lay_out(model, tokenizer, ladder.NUCLEO, n).demand.ram for n in range(1, 13)]
+    needs = [layouts.lay_out(model, tokenizer, ladder.NUCLEO, n).demand.ram for n in range(1, 13)]
     assert needs == sorted(needs)
     for wanted in (1, 5, 12):
         small = dataclasses.replace(ladder.NUCLEO, ram=MemoryRegion(0x20000000, needs[wanted - 1]))
-        found = pipeline.lay_out(model, tokenizer, small)
+        found = layouts.lay_out(model, tokenizer, small)
         assert (
             found.graph.context
             == found.largest_context
@@ -128,19 +130,19 @@ def test_the_context_is_the_largest_that_fits() -> None:
         )
     none = dataclasses.replace(ladder.NUCLEO, ram=MemoryRegion(0x20000000, needs[0] - 1))
     with pytest.raises(DoesNotFitError, match=f"no context fits: --context 1 needs {needs[0]:,} B"):
-        pipeline.lay_out(model, tokenizer, none)
+        layouts.lay_out(model, tokenizer, none)
 
 
 def test_a_layout_passes_the_gate_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    planned = pipeline.plan_memory
+    planned = layouts.plan_memory
 
     def overlapping(*arguments: object) -> object:
         plan = planned(*arguments)  # type: ignore[arg-type]
         return dataclasses.replace(plan, offsets=dict.fromkeys(plan.offsets, 0))
 
-    monkeypatch.setattr(pipeline, "plan_memory", overlapping)
+    monkeypatch.setattr(layouts, "plan_memory", overlapping)
     with pytest.raises(InternalError):
-        pipeline.lay_out(zoo.quantized(SHAPE), zoo.random_tokenizer(SHAPE.vocab_size), ladder.NUCLEO, 5)
+        layouts.lay_out(zoo.quantized(SHAPE), zoo.random_tokenizer(SHAPE.vocab_size), ladder.NUCLEO, 5)
 
 
 def test_the_estimates_of_code_and_statics_cover_what_is_linked() -> None:
@@ -155,11 +157,11 @@ def test_the_estimates_of_code_and_statics_cover_what_is_linked() -> None:
 
 def test_verification_feeds_the_greedy_continuation_of_bos() -> None:
     layout = ladder.laid_out(SHAPE, 7)
-    tokens = pipeline.verification_tokens(layout.graph, layout.tokenizer, 30)
+    tokens = rungs.verification_tokens(layout.graph, layout.tokenizer, 30)
     assert tokens[0] == layout.tokenizer.bos
-    logits = pipeline.Simulator(layout.graph).feed(tokens)
+    logits = rungs.Simulator(layout.graph).feed(tokens)
     assert tokens[1:] == np.argmax(logits, -1)[:-1].tolist()
-    assert pipeline.verification_tokens(layout.graph, layout.tokenizer, 1) == [layout.tokenizer.bos]
+    assert rungs.verification_tokens(layout.graph, layout.tokenizer, 1) == [layout.tokenizer.bos]
 
 
 def test_quality_is_measured_with_the_vocabularys_own_bos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +182,6 @@ def test_quality_is_measured_with_the_vocabularys_own_bos(tmp_path: Path, monkey
 def test_a_checkpoint_is_named_after_its_file(tmp_path: Path) -> None:
     (tmp_path / "Odd Name.bin").write_bytes(write_checkpoint(zoo.model_of(SHAPE)))
     (tmp_path / "t.bin").write_bytes(write_tokenizer(zoo.random_tokenizer(SHAPE.vocab_size)))
-    found = pipeline.open_source(tmp_path / "Odd Name.bin", tmp_path / "t.bin")
-    layout = pipeline.lay_out(pipeline.quantize_source(found, None), found.tokenizer, ladder.NUCLEO)
+    found = sources.open_source(tmp_path / "Odd Name.bin", tmp_path / "t.bin")
+    layout = layouts.lay_out(sources.quantize_source(found, None), found.tokenizer, ladder.NUCLEO)
     assert (found.name, layout.name) == ("Odd Name", "odd_name")

@@ -20,10 +20,12 @@ import numpy as np
 import pytest
 import zoo
 
-from mcugen import __version__, pipeline
+from mcugen import __version__
+from mcugen import ladder as rungs
+from mcugen import layout as layouts
 from mcugen.ctext import RESERVED
 from mcugen.ir import Board, Config, Linear, Norm, Project, QuantizedLayer, QuantizedModel
-from mcugen.pipeline import Layout
+from mcugen.layout import Layout
 from mcugen.resources import data_dir
 from mcugen.simulate import simulate
 from mcugen.toolchain import build
@@ -63,11 +65,11 @@ def tiny(name: str = "tiny") -> Layout:
         name, SHAPE, linear(vocab, dim, 67, shift=15), (layer,), norm(3001), linear(vocab, dim, 71, shift=9), 1884,
         np.array([683565276, 6835653], np.uint32), 16, "5eed" * 16, "by formula",
     )  # fmt: skip
-    return pipeline.lay_out(model, zoo.random_tokenizer(vocab), ladder.NUCLEO, 6)
+    return layouts.lay_out(model, zoo.random_tokenizer(vocab), ladder.NUCLEO, 6)
 
 
 def rendered(layout: Layout, board: Board | None = None) -> Project:
-    return pipeline.make_project(layout, COMMAND, board)
+    return layouts.make_project(layout, COMMAND, board)
 
 
 def generated(project: Project) -> dict[str, str]:
@@ -159,8 +161,8 @@ def test_make_builds_the_application_on_the_host(tmp_path: Path) -> None:
     done = subprocess.run(
         [tmp_path / "build" / "tiny"], input=b"#check 5\n", capture_output=True, check=True, timeout=60
     )
-    tokens = pipeline.verification_tokens(layout.graph, layout.tokenizer, 5)
-    assert done.stdout == b"tiny on host\n\x04" + pipeline._check_lines(layout.graph, tokens) + b"\x04"
+    tokens = rungs.verification_tokens(layout.graph, layout.tokenizer, 5)
+    assert done.stdout == b"tiny on host\n\x04" + rungs.check_lines(layout.graph, tokens) + b"\x04"
 
 
 def test_the_library_works_in_a_program_of_ones_own(tmp_path: Path) -> None:

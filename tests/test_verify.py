@@ -18,14 +18,16 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcugen import pipeline, plan
+from mcugen import ladder as rungs
+from mcugen import layout as layouts
+from mcugen import plan, sources
 from mcugen.ctext import identifier
 from mcugen.emulate.host import HostMachine
 from mcugen.emulate.machine import FirmwareFault, Machine, Regions
 from mcugen.errors import MismatchError
 from mcugen.ir import Config, Difference, Firmware, Graph, Linear, Project, VerificationReport
+from mcugen.layout import Layout
 from mcugen.packing import PACKINGS
-from mcugen.pipeline import Layout
 from mcugen.simulate import simulate
 from mcugen.verify import AFTER_THE_OPS, BEFORE_THE_OPS, mismatch, verify
 
@@ -109,17 +111,17 @@ def test_every_op_of_many_shapes_is_equal_on_the_board(config: Config, seed: int
 # ---------------------------------------------------------------- a trained model, every rung
 
 
-def story_ladder(tokens: int) -> pipeline.Ladder:
-    quantized = pipeline.quantize_source(
-        pipeline.Source("stories260K", zoo.stories(), None, zoo.stories_tokenizer()), None
+def story_ladder(tokens: int) -> rungs.Ladder:
+    quantized = sources.quantize_source(
+        sources.Source("stories260K", zoo.stories(), None, zoo.stories_tokenizer()), None
     )
-    layout = pipeline.lay_out(quantized, zoo.stories_tokenizer(), ladder.NUCLEO, 128)
+    layout = layouts.lay_out(quantized, zoo.stories_tokenizer(), ladder.NUCLEO, 128)
     ladder.require_unicorn()
     firmware = ladder.nucleo_firmware(layout)
-    return pipeline.climb(layout, firmware, tokens, ladder.COMMAND)
+    return rungs.climb(layout, firmware, tokens, ladder.COMMAND)
 
 
-def check_ladder(found: pipeline.Ladder, tokens: int) -> None:
+def check_ladder(found: rungs.Ladder, tokens: int) -> None:
     assert found.passed
     for skipped in found.skipped:
         assert skipped.rung == "rung 4, nucleo-f446re in QEMU"  # the only tool that pip does not bring
@@ -243,7 +245,7 @@ def changed(project: Project, old: str, new: str, file: str) -> Project:
 
 
 def broken_machine(layout: Layout, old: str, new: str, file: str) -> HostMachine:
-    project = pipeline.make_project(layout, ladder.COMMAND, ladder.HOST, observed=True)
+    project = layouts.make_project(layout, ladder.COMMAND, ladder.HOST, observed=True)
     return ladder.host_machine(layout, changed(project, old, new, file), sanitize=False)
 
 
@@ -288,7 +290,7 @@ def test_a_broken_kernel_is_named(kernel: str, file: str, old: str, new: str) ->
 def test_a_broken_kernel_is_named_on_the_board() -> None:
     layout = ladder.laid_out(SMALL, CONTEXT)
     kernel, file, old, new = next(fault for fault in KERNEL_FAULTS if fault[0] == "swiglu_s16")
-    project = changed(pipeline.make_project(layout, ladder.COMMAND), old, new, f"kernels/{file}")
+    project = changed(layouts.make_project(layout, ladder.COMMAND), old, new, f"kernels/{file}")
     found = climb(ladder.nucleo_machine(layout, project=project), layout, 10).difference
     assert found is not None
     assert (found.kernel, found.label) == (kernel, "layers.0.swiglu")
@@ -297,7 +299,7 @@ def test_a_broken_kernel_is_named_on_the_board() -> None:
 def test_undefined_behaviour_ends_the_rung_and_is_named() -> None:
     """A shift out of an int's range, whose result nobody needs: the numbers stay right."""
     layout = portable()
-    project = pipeline.make_project(layout, ladder.COMMAND, ladder.HOST, observed=True)
+    project = layouts.make_project(layout, ladder.COMMAND, ladder.HOST, observed=True)
     reads = "int32_t peak = 1; /* <= 32768 */"
     project = changed(project, reads, f"{reads}\n    peak += (n << 27) == 1 ? 1 : 0;", "kernels/block.c")
     with pytest.raises(FirmwareFault) as raised:
@@ -423,7 +425,7 @@ def test_an_op_that_is_left_out_is_found() -> None:
     """Its place holds what another op left there."""
     layout = portable()
     source = (
-        pipeline.make_project(layout, ladder.COMMAND, ladder.HOST, observed=True).files[f"{layout.name}.c"].decode()
+        layouts.make_project(layout, ladder.COMMAND, ladder.HOST, observed=True).files[f"{layout.name}.c"].decode()
     )
     call = re.search(r"    mg_swiglu_s16\([^;]*;\n", source)
     assert call
@@ -458,37 +460,37 @@ def test_the_plan_of_the_zoo_passes_its_gate() -> None:
 
 def test_the_ladder_stops_at_the_first_rung_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     layout = ladder.laid_out(SMALL, CONTEXT)
-    made = pipeline.make_project
+    made = layouts.render_c
 
     def planted(*args: object, **kwargs: object) -> Project:
         project = made(*args, **kwargs)  # type: ignore[arg-type]
         return changed(project, "silu * up[i], shift", "silu * up[i] + 1000, shift", "kernels/swiglu.c")
 
-    monkeypatch.setattr(pipeline, "make_project", planted)
+    monkeypatch.setattr(layouts, "render_c", planted)
     ladder.require("gcc", ladder.HOST)
     firmware = ladder.nucleo_firmware(layout)
-    found = pipeline.climb(layout, firmware, 8, ladder.COMMAND)
+    found = rungs.climb(layout, firmware, 8, ladder.COMMAND)
     assert not found.passed
     assert [report.rung for report in found.reports] == ["rung 3, host"]
     assert found.profile is None
     assert found.to_json()["passed"] is False
     with pytest.raises(MismatchError, match=r'\(swiglu_s16 "layers\.0\.swiglu"\)'):
         found.raise_for_difference()
-    assert "rung 3, host: host build (" in pipeline.ladder_text(found)
-    assert "DIFFERENT, 8 tokens" in pipeline.ladder_text(found)
+    assert "rung 3, host: host build (" in rungs.ladder_text(found)
+    assert "DIFFERENT, 8 tokens" in rungs.ladder_text(found)
 
 
 def test_a_fault_beside_the_ops_is_found_at_the_console() -> None:
     """A sampler that is off by one: every op is equal, and the text is not."""
     layout = ladder.laid_out(zoo.SHAPES["gqa"], 16)
     ladder.require_unicorn()
-    project = pipeline.make_project(layout, ladder.COMMAND)
+    project = layouts.make_project(layout, ladder.COMMAND)
     content = project.files["runtime/sampler.c"].decode()
     assert content.count("state << 13") == 1
     project = changed(project, "state << 13", "state << 12", "runtime/sampler.c")
     firmware = ladder.nucleo_firmware(layout, project=project)
     with pytest.raises(MismatchError) as raised:
-        pipeline.climb(layout, firmware, 8, ladder.COMMAND)
+        rungs.climb(layout, firmware, 8, ladder.COMMAND)
     text = str(raised.value)
     assert text.startswith("console of nucleo-f446re in unicorn prints ")
     assert " in line 10, not " in text

@@ -1,0 +1,295 @@
+"""The ladder of verification: rungs 3 and 4, one machine after the other, and what they found."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+from mcugen.boards import load_board
+from mcugen.console import END_OF_TRANSMISSION, answers, sampler_line
+from mcugen.emulate import qemu
+from mcugen.emulate.cortex_m import CortexM
+from mcugen.emulate.host import HostMachine, find_libasan
+from mcugen.emulate.machine import Machine, Profile
+from mcugen.errors import MismatchError, ToolError
+from mcugen.generate import generate, prompt_tokens
+from mcugen.ir import Firmware, Graph, Tokenizer, VerificationReport
+from mcugen.layout import Layout, make_project
+from mcugen.sampler import make_sampler
+from mcugen.simulate import Simulator, greedy
+from mcugen.sources import Progress, silent
+from mcugen.tokenizer import decode
+from mcugen.toolchain import build, find_toolchain
+from mcugen.verify import mismatch, verify
+
+SAMPLED_TOKENS = 24  # of the sampled text that verification compares
+PROFILED_TOKENS = 64  # instructions per token are the mean over positions 0 to 63
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A rung that could not be climbed for want of a tool."""
+
+    rung: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Everything that verification found. profile: of positions 0 to 63, where an emulator ran."""
+
+    model: str
+    board: str
+    toolchain: str
+    context: int
+    tokens: int
+    reports: tuple[VerificationReport, ...]
+    skipped: tuple[Skipped, ...]
+    profile: Profile | None
+    profiled_tokens: int
+
+    @property
+    def passed(self) -> bool:
+        return all(report.difference is None for report in self.reports)
+
+    @property
+    def instructions_per_token(self) -> float | None:
+        return None if self.profile is None else self.profile.total / self.profiled_tokens
+
+    def raise_for_difference(self) -> None:
+        """Raise MismatchError with the first difference, if there is one."""
+        for report in self.reports:
+            if report.difference is not None:
+                raise mismatch(report)
+
+    def to_json(self) -> dict[str, object]:
+        profile = self.profile
+        return {
+            "model": self.model,
+            "board": self.board,
+            "toolchain": self.toolchain,
+            "context": self.context,
+            "tokens": self.tokens,
+            "passed": self.passed,
+            "reports": [asdict(report) for report in self.reports],
+            "skipped": [asdict(skipped) for skipped in self.skipped],
+            "instructions_per_token": {
+                "positions": f"0-{self.profiled_tokens - 1}",
+                "mean": self.instructions_per_token,
+            },
+            "profile": None if profile is None else asdict(profile),
+        }
+
+
+def verification_tokens(graph: Graph, tokenizer: Tokenizer, count: int) -> list[int]:
+    """bos and the simulator's own greedy continuation, which goes on over the end of a sequence."""
+    return [tokenizer.bos, *itertools.islice(greedy(graph, [tokenizer.bos]), count - 1)]
+
+
+def tools_required() -> bool:
+    """CI sets MCUGEN_REQUIRE_TOOLS=1, so that no rung is skipped silently."""
+    return os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1"
+
+
+def climb(
+    layout: Layout,
+    firmware: Firmware | None,
+    tokens: int,
+    command: str,
+    *,
+    toolchain: str = "auto",
+    progress: Progress = silent,
+) -> Ladder:
+    """Compare the host build and, on a microcontroller, the firmware with the simulator: rungs 3 and 4.
+
+    firmware: the image that is flashed; None for the host, whose compiler is then `toolchain`. Stops at the first
+    rung that differs. Raises MismatchError where an op is missing or the console prints something else, FirmwareFault
+    (exit code 6, too) where the C does what the board would not survive.
+    """
+    fed = verification_tokens(layout.graph, layout.tokenizer, tokens)
+    rungs = _Rungs(layout, fed, progress)
+    rungs.host(command, toolchain if firmware is None else "auto")
+    if firmware is not None:
+        rungs.emulated(firmware)
+    return Ladder(
+        layout.graph.model.name,
+        layout.board.name,
+        rungs.toolchain if firmware is None else firmware.toolchain,
+        layout.graph.context,
+        tokens,
+        tuple(rungs.reports),
+        tuple(rungs.skipped),
+        rungs.profile,
+        min(tokens, PROFILED_TOKENS),
+    )
+
+
+class _Rungs:
+    """The rungs of one ladder, one after the other, until one differs."""
+
+    def __init__(self, layout: Layout, tokens: list[int], progress: Progress) -> None:
+        self._layout = layout
+        self._tokens = tokens
+        self._progress = progress
+        self.reports: list[VerificationReport] = []
+        self.skipped: list[Skipped] = []
+        self.profile: Profile | None = None
+        self.toolchain = ""
+
+    def _differs(self) -> bool:
+        return any(report.difference is not None for report in self.reports)
+
+    def _skip(self, rung: str, error: ToolError) -> None:
+        if tools_required():
+            raise error
+        self.skipped.append(Skipped(rung, f"{error.what}; {error.hint}"))
+
+    def _verify(self, machine: Machine, rung: str, title: str) -> None:
+        try:
+            report = verify(
+                machine,
+                self._layout.graph,
+                self._layout.plan,
+                self._tokens,
+                rung=rung,
+                title=title,
+                progress=lambda done, total: self._progress(rung, done, total),
+            )
+        finally:
+            machine.close()
+        self.reports.append(report)
+
+    def host(self, command: str, name: str) -> None:
+        """Rung 3: the same C on this computer, with sanitizers where the compiler has them."""
+        rung = "rung 3, host"
+        board = load_board("host")
+        try:
+            toolchain = find_toolchain(name, board)
+        except ToolError as error:
+            return self._skip(rung, error)
+        self.toolchain = toolchain.title
+        flags, sanitize = _sanitizer_flags(toolchain.kind)
+        if not sanitize and tools_required():
+            find_libasan()
+        project = make_project(self._layout, command, board, observed=True)
+        library = build(project, toolchain, opt="-O1", extra_flags=flags, shared=True)
+        title = f"host build ({toolchain.title}{', ASan and UBSan' if sanitize else ''})"
+        self._verify(HostMachine(library, sanitize=sanitize), rung, title)
+
+    def emulated(self, firmware: Firmware) -> None:
+        """Rung 4: the ELF that is flashed, op by op in unicorn, then its console in unicorn and in QEMU."""
+        rung = f"rung 4, {firmware.board.name}"
+        if self._differs():
+            return
+        try:
+            machine = CortexM(firmware, watch_accesses=False)  # the profile watches the first tokens
+        except ToolError as error:
+            self._skip(f"{rung} in unicorn", error)
+        else:
+            self._verify(machine, rung, f"{firmware.board.name} in unicorn ({firmware.toolchain})")
+            if self._differs():
+                return
+            self._profile(firmware)
+            self._console(rung, f"console of {firmware.board.name} in unicorn", CortexM(firmware).console)
+        try:
+            self._console(rung, f"console of {firmware.board.name} in QEMU", lambda typed: _qemu(firmware, typed))
+        except ToolError as error:
+            self._skip(f"{rung} in QEMU", error)
+
+    def _profile(self, firmware: Firmware) -> None:
+        machine = CortexM(firmware)
+        machine.boot()
+        machine.call(f"{self._layout.name}_init")
+        machine.reset_profile()
+        for token in self._tokens[:PROFILED_TOKENS]:
+            machine.call(f"{self._layout.name}_step", token)
+        self.profile = machine.profile()
+        machine.close()
+
+    def _console(self, rung: str, title: str, run: Callable[[bytes], Iterator[bytes]]) -> None:
+        """The application itself: greedy tokens with a hash of their logits, and a sampled text."""
+        if self._differs():
+            return
+        graph, tokenizer = self._layout.graph, self._layout.tokenizer
+        sampler = make_sampler(1.0, 40, 0.9, 1)
+        count = min(len(self._tokens), 2 * SAMPLED_TOKENS)
+        lines = (f"#check {count}", sampler_line(sampler), f"#tokens {SAMPLED_TOKENS}", "the")
+        typed = "".join(f"{line}\n" for line in lines).encode()
+        self._progress(title, 0, 1)
+        observed = b"".join(text for _, text in answers(run(typed)))
+        sampled = list(generate(graph, tokenizer, "the", sampler, SAMPLED_TOKENS))
+        expected = check_lines(graph, self._tokens[:count]) + _answer(tokenizer, "the", sampled)
+        self._progress(title, 1, 1)
+        banner = f"{graph.model.name} on {self._layout.board.name}\n".encode()
+        if observed != banner + expected:
+            raise _console_mismatch(rung, title, banner + expected, observed)
+        values = count * (1 + graph.model.config.vocab_size) + len(sampled)
+        self.reports.append(VerificationReport(rung, title, count + len(sampled), len(graph.ops), values, None))
+
+
+def _sanitizer_flags(kind: str) -> tuple[tuple[str, ...], bool]:
+    if kind != "gcc":
+        return (), False
+    try:
+        find_libasan()
+    except ToolError:
+        return (), False
+    return ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g"), True
+
+
+def _qemu(firmware: Firmware, typed: bytes) -> Iterator[bytes]:
+    yield qemu.run_console(firmware, typed, timeout=300.0, prompt=END_OF_TRANSMISSION)
+
+
+def _answer(tokenizer: Tokenizer, prompt: str, tokens: list[int]) -> bytes:
+    """What the console prints for the tokens that follow a prompt."""
+    text = decode(tokenizer, tokens, prompt_tokens(tokenizer, prompt)[-1])
+    return text.replace(END_OF_TRANSMISSION, b"") + b"\n"
+
+
+def check_lines(graph: Graph, tokens: list[int]) -> bytes:
+    """What `#check` prints for greedy tokens: the index, the next token and FNV-1a over the logits."""
+    logits = Simulator(graph).feed(tokens)
+    lines = (f"{i} {int(row.argmax())} {fnv1a(row.astype('<i4').tobytes()):08x}\n" for i, row in enumerate(logits))
+    return "".join(lines).encode()
+
+
+def fnv1a(content: bytes) -> int:
+    value = 2166136261
+    for byte in content:
+        value = (value ^ byte) * 16777619 & 0xFFFFFFFF
+    return value
+
+
+def _console_mismatch(rung: str, title: str, expected: bytes, observed: bytes) -> MismatchError:
+    ours, theirs = expected.splitlines(), observed.splitlines()
+    line = next(
+        (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
+    )
+    shown = [lines[line].decode(errors="replace") if line < len(lines) else "nothing" for lines in (theirs, ours)]
+    return MismatchError(
+        f"{title} prints {shown[0]!r} in line {line + 1}, not {shown[1]!r}",
+        where=rung,
+        hint="the ops agree: look at sampler.c, tokenizer.c, generate.c and console.c",
+    )
+
+
+def ladder_text(ladder: Ladder) -> str:
+    """The ladder in words, for verification.txt."""
+    lines = [f"{ladder.model} on {ladder.board}, {ladder.toolchain}, context {ladder.context}", ""]
+    for report in ladder.reports:
+        verdict = "equal" if report.difference is None else "DIFFERENT"
+        lines.append(
+            f"{report.rung}: {report.machine}: {verdict}, {report.tokens} tokens, {report.ops} ops, "
+            f"{report.values:,} values"
+        )
+    lines += [f"{skipped.rung}: skipped: {skipped.why}" for skipped in ladder.skipped]
+    if ladder.profile is not None:
+        last = ladder.profiled_tokens - 1
+        lines += ["", f"instructions per token, positions 0 to {last}: {ladder.instructions_per_token:,.0f}"]
+        for function, count in sorted(ladder.profile.instructions.items(), key=lambda item: -item[1])[:12]:
+            lines.append(f"  {function:<24} {count / ladder.profiled_tokens:>12,.0f}")
+        lines.append(f"stack used by a step: {ladder.profile.stack_bytes} B")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,93 @@
+"""A model laid out on a board: graph and plan, and the C project and firmware they give."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mcugen import __version__
+from mcugen.boards import list_boards
+from mcugen.ctext import model_prefix
+from mcugen.fit import Demand, check_fits, demand_of, largest_context
+from mcugen.generate import suffix_tokens
+from mcugen.ir import Board, Firmware, Graph, Plan, Project, QuantizedModel, Tokenizer
+from mcugen.lower import lower
+from mcugen.plan import check_plan, plan_memory
+from mcugen.plan_report import plan_json, plan_report
+from mcugen.render import PROMPT_TOKENS, Provenance, render_c
+from mcugen.sources import Progress, silent
+from mcugen.tokenizer import tokenizer_tables
+from mcugen.toolchain import build, find_toolchain
+
+CODE_BYTES = 15_000  # kernels, runtime and application before linking, of the larger toolchain, zig
+STATIC_BYTES = 2 * PROMPT_TOKENS + 192  # prompt tokens, the console's line, the ring's counters
+MAX_TOKENS = 256  # the application's longest answer, unless told otherwise
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Layout:
+    """A model laid out on a board."""
+
+    board: Board
+    tokenizer: Tokenizer
+    graph: Graph
+    plan: Plan
+    demand: Demand
+    largest_context: int
+
+    @property
+    def name(self) -> str:
+        """The prefix of the generated C."""
+        return model_prefix(self.graph.model.name)
+
+
+def lay_out(model: QuantizedModel, tokenizer: Tokenizer, board: Board, context: int | None = None) -> Layout:
+    """Lower and plan for `context`, or for the largest context up to the trained one that fits the board.
+
+    Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
+    """
+    tables = tokenizer_tables(tokenizer)
+    code = CODE_BYTES + sum(t.nbytes for t in (tables.bytes, tables.offsets, tables.ranks, tables.order))
+
+    def planned(slots: int) -> tuple[Graph, Plan, Demand]:
+        graph = lower(model, slots, board.features)
+        plan = plan_memory(graph, board)
+        return graph, plan, demand_of(graph, plan, code_bytes=code, static_bytes=STATIC_BYTES)
+
+    largest = largest_context(lambda slots: planned(slots)[2].ram <= board.ram.size, model.config.seq_len)
+    graph, plan, demand = planned(max(largest, 1) if context is None else context)
+    check_plan(graph, plan)
+    check_fits(graph, plan, board, demand, ram_at=lambda slots: planned(slots)[2].ram, boards=list_boards())
+    return Layout(board, tokenizer, graph, plan, demand, largest)
+
+
+def plan_text(layout: Layout) -> str:
+    return plan_report(layout.graph, layout.plan, layout.board, layout.demand, layout.largest_context)
+
+
+def plan_facts(layout: Layout) -> dict[str, object]:
+    facts = plan_json(layout.graph, layout.plan, layout.board, layout.demand)
+    return {**facts, "largest_context": layout.largest_context}
+
+
+def make_project(layout: Layout, command: str, board: Board | None = None, observed: bool = False) -> Project:
+    """Render a layout's C; for another board than the layout's (the host), with the same plan."""
+    board = board or layout.board
+    provenance = Provenance(__version__, command, layout.graph.model.sha256, board.sha256)
+    return render_c(
+        layout.graph,
+        layout.plan,
+        board,
+        layout.tokenizer,
+        suffix_tokens(layout.tokenizer),
+        provenance,
+        MAX_TOKENS,
+        observed,
+    )
+
+
+def make_firmware(layout: Layout, toolchain: str, command: str, progress: Progress = silent) -> Firmware:
+    """Compile and link the application for the layout's board."""
+    progress("compile", 0, 1)
+    firmware = build(make_project(layout, command), find_toolchain(toolchain, layout.board))
+    progress("compile", 1, 1)
+    return firmware

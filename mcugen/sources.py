@@ -1,0 +1,116 @@
+"""What the user named -> integers and a vocabulary: files, the default model, and the cache of quantised models."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from mcugen.cache import Cache, default_cache_dir
+from mcugen.checkpoints import read_checkpoint
+from mcugen.errors import InputError, UsageError
+from mcugen.ir import Model, QuantizedModel, Tokenizer
+from mcugen.quantize import quantize, self_calibration, text_calibration
+from mcugen.quantized_file import load_quantized, save_quantized
+from mcugen.resources import models_dir
+from mcugen.tokenizer import encode, read_tokenizer
+
+DEFAULT_MODEL = "home"
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A Progress that shows nothing."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """What the user named: a float checkpoint or a quantised model, with its vocabulary."""
+
+    name: str
+    model: Model | None
+    quantized: QuantizedModel | None
+    tokenizer: Tokenizer
+
+
+def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
+    """Read a checkpoint (.bin) with its tokenizer, a quantised model (.safetensors), or the default model (None)."""
+    if path is None:
+        return _default_source()
+    if path.suffix == ".safetensors":
+        quantized, tokenizer = load_quantized(path)
+        if tokenizer_path is not None:
+            tokenizer = read_tokenizer(tokenizer_path, quantized.config.vocab_size)
+        if tokenizer is None:
+            raise _no_tokenizer(path)
+        return Source(quantized.name, None, quantized, tokenizer)
+    model = read_checkpoint(path)
+    if tokenizer_path is None:
+        raise _no_tokenizer(path)
+    return Source(model.name, model, None, read_tokenizer(tokenizer_path, model.config.vocab_size))
+
+
+def _no_tokenizer(path: Path) -> UsageError:
+    return UsageError(f"{path.name} has no tokenizer", where="--tokenizer", hint="add --tokenizer FILE.bin")
+
+
+def _default_source() -> Source:
+    folder = models_dir() / DEFAULT_MODEL
+    facts = json.loads((folder / "model.json").read_text())
+    model = replace(read_checkpoint(folder / "model.bin"), name=facts["name"])
+    tokenizer = read_tokenizer(
+        folder / "tokenizer.bin",
+        model.config.vocab_size,
+        lowercase=facts["lowercase"],
+        prompt_suffix=facts["prompt_suffix"],
+    )
+    return Source(model.name, model, None, tokenizer)
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text file. Raises InputError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"{path} cannot be read: {why}", where="text file", hint="check the path") from error
+
+
+def quantize_source(source: Source, calibrate: Path | None, progress: Progress = silent) -> QuantizedModel:
+    """The integers of a source; calibrated on a text, or on the model's own samples."""
+    if source.quantized is not None:
+        return source.quantized
+    assert source.model is not None
+    text = None if calibrate is None else read_text(calibrate)
+    cache, key = Cache(default_cache_dir()), _quantized_key(source, text)
+    if (kept := cache.load(key)) is not None:
+        with contextlib.suppress(InputError):  # a damaged file is as good as none
+            return replace(load_quantized(kept)[0], name=source.name)
+    progress("calibrate", 0, 2)
+    if text is None:
+        seen = self_calibration(source.model, eos=source.tokenizer.eos)
+    else:
+        tokens = np.array(encode(source.tokenizer, text, bos=False))
+        seen = text_calibration(source.model, tokens, bos=source.tokenizer.bos)
+    progress("calibrate", 1, 2)
+    quantized = quantize(source.model, seen)
+    cache.store(key, save_quantized(quantized))
+    progress("calibrate", 2, 2)
+    return quantized
+
+
+def _quantized_key(source: Source, text: str | None) -> str:
+    """Hash of everything that quantisation depends on: weights, text, tokenizer, numpy, and all of mcugen's code."""
+    assert source.model is not None
+    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))] + [np.__version__.encode()]
+    t = source.tokenizer
+    encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase)
+    calibration = repr(t.eos if text is None else (text, encoding)).encode()
+    parts = [source.model.sha256.encode(), *code, calibration]
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
