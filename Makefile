@@ -4,7 +4,7 @@
 # make clean   remove what make made
 #
 # Each sets up a virtual environment in .venv first, once. Other names can be given:
-#   make test VENV=/tmp/venv PYTHON=python3.12 PYTEST_ARGS="-n 4 -k kernels"
+#   make test VENV=../venv PYTHON=python3.12 PYTEST_ARGS="-n 4 -k kernels"
 
 PYTHON = python3
 VENV = .venv

@@ -20,24 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.errors import InputError
-from mcugen.ir import Config, Model
+from mcugen.ir import CONFIG_LIMITS, Config, Model
 
 MAGIC = 0x616B3432  # "ak42"
 LEGACY_HEADER_BYTES = 28
 HEADER_BYTES = 256
 DEFAULT_GROUP_SIZE = 64  # export.py halves it until it divides dim
-
-# What a header may ask for; anything else means a damaged or foreign file, or a model that no
-# microcontroller holds. Token ids are uint16 in the firmware.
-LIMITS = {
-    "dim": 65_536,
-    "hidden_dim": 262_144,
-    "n_layers": 1_024,
-    "n_heads": 1_024,
-    "n_kv_heads": 1_024,
-    "vocab_size": 65_536,
-    "seq_len": 1_048_576,
-}
 
 Version = Literal[0, 1, 2]
 Shape = tuple[int, ...]
@@ -129,11 +117,11 @@ def _parse_header(start: bytes, where: str) -> _Header:
 def _parse_legacy_header(start: bytes, where: str) -> _Header:
     """Return the header of a version 0 file, which has no magic of its own."""
     sizes = list(struct.unpack_from("<7i", start))
-    if not 1 <= sizes[0] <= LIMITS["dim"]:
+    if not 1 <= sizes[0] <= CONFIG_LIMITS["dim"]:
         (magic,) = struct.unpack_from("<I", start)
         raise InputError(
             f"the file starts with 0x{magic:08x}: neither llama2.c's magic 0x{MAGIC:08x} nor a dim of 1 to "
-            f"{LIMITS['dim']:,}",
+            f"{CONFIG_LIMITS['dim']:,}",
             where=f"{where}, header",
             hint="give a llama2.c checkpoint (.bin), as its export.py writes it",
         )
@@ -145,7 +133,7 @@ def _parse_legacy_header(start: bytes, where: str) -> _Header:
 def _checked_config(sizes: list[int], shared: bool, where: str) -> Config:
     """Return the Config, if its sizes make sense and go together."""
     spot = f"{where}, header"
-    for (name, limit), value in zip(LIMITS.items(), sizes, strict=True):
+    for (name, limit), value in zip(CONFIG_LIMITS.items(), sizes, strict=True):
         if not 1 <= value <= limit:
             raise InputError(
                 f"{name} is {value:,}; 1 to {limit:,} are supported",
@@ -264,7 +252,7 @@ def write_checkpoint(model: Model, version: Version = 1) -> bytes:
     group_size = DEFAULT_GROUP_SIZE
     while config.dim % group_size:
         group_size //= 2
-    sizes = [getattr(config, name) for name in LIMITS]
+    sizes = [getattr(config, name) for name in CONFIG_LIMITS]
     if version == 0:
         sizes[5] *= 1 if config.shared_classifier else -1
         start = struct.pack("<7i", *sizes)

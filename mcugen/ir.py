@@ -44,6 +44,19 @@ class Config:
         return self.n_heads // self.n_kv_heads
 
 
+# What a file may say of its Config, at most: anything else means a damaged or foreign file, or a model that no
+# microcontroller holds. Token ids are uint16 in the firmware.
+CONFIG_LIMITS = {
+    "dim": 65_536,
+    "hidden_dim": 262_144,
+    "n_layers": 1_024,
+    "n_heads": 1_024,
+    "n_kv_heads": 1_024,
+    "vocab_size": 65_536,
+    "seq_len": 1_048_576,
+}
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenizer:
     """A BPE vocabulary with integer merge ranks.

@@ -23,7 +23,7 @@ import safetensors
 from numpy.typing import NDArray
 
 from mcugen.errors import InputError, InternalError
-from mcugen.ir import NO_MERGE, Config, Linear, Norm, QuantizedLayer, QuantizedModel, Tokenizer
+from mcugen.ir import CONFIG_LIMITS, NO_MERGE, Config, Linear, Norm, QuantizedLayer, QuantizedModel, Tokenizer
 from mcugen.kernels import EXPONENT_MAX, EXPONENT_MIN, GATE_FRAC_MAX, GATE_FRAC_MIN
 
 FORMAT = "mcugen quantized model"
@@ -31,15 +31,6 @@ VERSION = 1
 KEY = "mcugen"  # the one key of the metadata: a mapping of several has no fixed order in the file
 
 _DTYPES = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "U8": "<u1", "U32": "<u4"}
-_LIMITS = {  # what a microcontroller could hold; token ids are uint16 in the firmware
-    "dim": 65_536,
-    "hidden_dim": 262_144,
-    "n_layers": 1_024,
-    "n_heads": 1_024,
-    "n_kv_heads": 1_024,
-    "vocab_size": 65_536,
-    "seq_len": 1_048_576,
-}
 _REALS = ("rope_theta", "norm_eps")
 _MAX_HEAD_DIM = 256  # kernels.h, mg_attention_t
 _MAX_EPS = 2**48  # far above any; keeps the sum of squares exact everywhere
@@ -169,7 +160,7 @@ def _take_apart(model: QuantizedModel) -> tuple[Tensors, Integers]:
 
 
 def _config_to_json(config: Config) -> dict[str, object]:
-    plain: dict[str, object] = {name: getattr(config, name) for name in (*_LIMITS, "shared_classifier")}
+    plain: dict[str, object] = {name: getattr(config, name) for name in (*CONFIG_LIMITS, "shared_classifier")}
     return plain | {name: float(getattr(config, name)).hex() for name in _REALS}
 
 
@@ -322,8 +313,10 @@ class _Reader:
 
     def _config(self) -> Config:
         found = self._mapping("config", self._header["config"])
-        self._check_names("config", found, dict.fromkeys((*_LIMITS, "shared_classifier", *_REALS)))
-        values: dict[str, Any] = {name: self._integer(name, found[name], 1, limit) for name, limit in _LIMITS.items()}
+        self._check_names("config", found, dict.fromkeys((*CONFIG_LIMITS, "shared_classifier", *_REALS)))
+        values: dict[str, Any] = {
+            name: self._integer(name, found[name], 1, limit) for name, limit in CONFIG_LIMITS.items()
+        }
         values |= {name: self._real(name, found[name]) for name in _REALS}
         config = Config(**values, shared_classifier=self._flag("shared_classifier", found["shared_classifier"]))
         if config.dim % config.n_heads or config.n_heads % config.n_kv_heads:

@@ -42,14 +42,15 @@ class Source:
 def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
     """Read a checkpoint (.bin) with its tokenizer, a quantised model (.safetensors), or the default model (None)."""
     if path is None:
-        return _default_source()
+        model, tokenizer = read_model_folder(models_dir() / DEFAULT_MODEL)
+        return Source(model.name, model, None, tokenizer)
     if path.suffix == ".safetensors":
-        quantized, tokenizer = load_quantized(path)
+        quantized, vocabulary = load_quantized(path)
         if tokenizer_path is not None:
-            tokenizer = read_tokenizer(tokenizer_path, quantized.config.vocab_size)
-        if tokenizer is None:
+            vocabulary = read_tokenizer(tokenizer_path, quantized.config.vocab_size)
+        if vocabulary is None:
             raise _no_tokenizer(path)
-        return Source(quantized.name, None, quantized, tokenizer)
+        return Source(quantized.name, None, quantized, vocabulary)
     model = read_checkpoint(path)
     if tokenizer_path is None:
         raise _no_tokenizer(path)
@@ -60,8 +61,8 @@ def _no_tokenizer(path: Path) -> UsageError:
     return UsageError(f"{path.name} has no tokenizer", where="--tokenizer", hint="add --tokenizer FILE.bin")
 
 
-def _default_source() -> Source:
-    folder = models_dir() / DEFAULT_MODEL
+def read_model_folder(folder: Path) -> tuple[Model, Tokenizer]:
+    """Read a model as it ships with mcugen: model.bin, tokenizer.bin, and what they do not say in model.json."""
     facts = json.loads((folder / "model.json").read_text())
     model = replace(read_checkpoint(folder / "model.bin"), name=facts["name"])
     tokenizer = read_tokenizer(
@@ -70,7 +71,7 @@ def _default_source() -> Source:
         lowercase=facts["lowercase"],
         prompt_suffix=facts["prompt_suffix"],
     )
-    return Source(model.name, model, None, tokenizer)
+    return model, tokenizer
 
 
 def read_text(path: Path) -> str:

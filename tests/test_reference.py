@@ -12,7 +12,9 @@ from zoo import configs, model_of, random_tokens, shapes, stories, stories_token
 
 from mcugen.ir import Config, Model
 from mcugen.reference import FloatDecoder, sample_sequences
-from mcugen.tokenizer import decode
+from mcugen.resources import models_dir
+from mcugen.sources import DEFAULT_MODEL, read_model_folder
+from mcugen.tokenizer import decode, encode
 
 
 def straight_line(model: Model, tokens: list[int], window: int | None = None) -> np.ndarray:
@@ -85,6 +87,12 @@ def test_the_reference_is_the_decoder_of_the_papers_in_any_shape(config, seed):
 def test_the_reference_on_the_real_checkpoint():
     tokens = [1, 403, 407, 261, 378, 9, 511]
     close(FloatDecoder(stories()).forward(np.array([tokens]))[0], straight_line(stories(), tokens))
+
+
+def test_the_reference_on_the_default_model():
+    model, tokenizer = read_model_folder(models_dir() / DEFAULT_MODEL)
+    tokens = encode(tokenizer, "turn on the light in the kitchen\n")
+    close(FloatDecoder(model).forward(np.array([tokens]))[0], straight_line(model, tokens))
 
 
 @shapes()

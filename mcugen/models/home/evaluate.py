@@ -6,7 +6,6 @@ python -m mcugen.models.home.evaluate [FOLDER] [--integers]
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,14 +15,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mcugen.checkpoints import read_checkpoint
 from mcugen.generate import generate
 from mcugen.ir import Model, Tokenizer
 from mcugen.lower import lower
 from mcugen.quantize import quantize, self_calibration
 from mcugen.reference import FloatDecoder
 from mcugen.sampler import make_sampler
-from mcugen.tokenizer import decode, encode, read_tokenizer
+from mcugen.sources import read_model_folder
+from mcugen.tokenizer import decode, encode
 
 from .grammar import stream
 from .phrases import DEVELOPMENT, TEST
@@ -50,16 +49,8 @@ class Score:
 
 
 def load(folder: Path = FOLDER) -> tuple[Model, Tokenizer]:
-    """Read a model of this kind: model.bin, tokenizer.bin and model.json."""
-    facts = json.loads((folder / "model.json").read_text())
-    model = read_checkpoint(folder / "model.bin")
-    tokenizer = read_tokenizer(
-        folder / "tokenizer.bin",
-        model.config.vocab_size,
-        lowercase=facts["lowercase"],
-        prompt_suffix=facts["prompt_suffix"],
-    )
-    return model, tokenizer
+    """Read the shipped model, or one that train.py wrote elsewhere."""
+    return read_model_folder(folder)
 
 
 def suites(size: int) -> dict[str, Pairs]:
