@@ -87,7 +87,12 @@ def make_project(layout: Layout, command: str, board: Board | None = None, obser
 
 def make_firmware(layout: Layout, toolchain: str, command: str, progress: Progress = silent) -> Firmware:
     """Compile and link the application for the layout's board."""
+    return compile_project(make_project(layout, command), toolchain, progress)
+
+
+def compile_project(project: Project, toolchain: str, progress: Progress = silent) -> Firmware:
+    """Compile and link a project with the C compiler `toolchain`."""
     progress("compile", 0, 1)
-    firmware = build(make_project(layout, command), find_toolchain(toolchain, layout.board))
+    firmware = build(project, find_toolchain(toolchain, project.board))
     progress("compile", 1, 1)
     return firmware

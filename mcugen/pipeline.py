@@ -19,14 +19,14 @@ from mcugen.errors import UsageError
 from mcugen.evaluate import Evaluation, GreedyAgreement, clean_text, evaluate, greedy_agreement
 from mcugen.ir import Firmware, Graph, QuantizedModel
 from mcugen.ladder import Ladder, climb, ladder_text
-from mcugen.layout import Layout, make_project, plan_facts, plan_text
+from mcugen.layout import Layout, compile_project, make_project, plan_facts, plan_text
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
 from mcugen.render import LONGEST_PROMPT
 from mcugen.sampler import Sampler
 from mcugen.sources import Progress, Source, read_text, silent
 from mcugen.tokenizer import encode
-from mcugen.toolchain import build, find_toolchain, to_bin, to_hex
+from mcugen.toolchain import to_bin, to_hex
 
 GREEDY_TOKENS = 200  # of the greedy runs that quality is measured on
 
@@ -93,9 +93,7 @@ def build_folder(
     """
     check_replaceable(out)
     project = make_project(layout, command)
-    progress("compile", 0, 1)
-    firmware = build(project, find_toolchain(toolchain, layout.board))
-    progress("compile", 1, 1)
+    firmware = compile_project(project, toolchain, progress)
     on_host = layout.board.core == "host"
     ladder = None
     if tokens:

@@ -305,7 +305,6 @@ def render_c(
         "rebase": rebase,
         "arrays": constants.arrays,
         "structs": constants.structs,
-        "board": board,
         "board_name": board.name,
         "flash_origin": _hexadecimal(board.flash.origin),
         "flash_size": board.flash.size,

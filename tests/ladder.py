@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.util
-import os
-import shutil
 
-import pytest
 import zoo
 from projects import require
+from tools import missing
 
 from mcugen import layout as layouts
 from mcugen.boards import load_board
@@ -27,25 +25,9 @@ NUCLEO = load_board("nucleo")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
 
 
-def lacks(what: str) -> None:
-    """Skip for want of a tool, or fail where all tools are required."""
-    if os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1":
-        pytest.fail(f"{what} is not here")
-    pytest.skip(f"{what} is not here")
-
-
 def require_unicorn() -> None:
     if importlib.util.find_spec("unicorn") is None:
-        lacks("unicorn")
-
-
-def require_program(name: str) -> str:
-    """The path of a program."""
-    path = shutil.which(name)
-    if path is None:
-        lacks(name)
-    assert path is not None
-    return path
+        missing("unicorn is not installed")
 
 
 @functools.cache
@@ -64,7 +46,7 @@ def host_library(layout: Layout, project: Project | None = None, *, sanitize: bo
         try:
             find_libasan()
         except ToolError:
-            lacks("libasan")
+            missing("libasan is not installed")
     project = project or layouts.make_project(layout, COMMAND, HOST, observed=True)
     flags = SANITIZERS if sanitize else ()
     return build(project, toolchain, opt="-O1", extra_flags=flags, shared=True)

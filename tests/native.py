@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from tools import missing
 
 FLAGS = ["-std=c99", "-O1", "-ffreestanding", "-fPIC"]
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror"]
@@ -31,10 +32,7 @@ def compilers() -> list[Compiler]:
     if importlib.util.find_spec("ziglang"):
         found.append(("zig", [sys.executable, "-m", "ziglang", "cc"]))
     if not found:
-        message = "no C compiler: install cc or the package ziglang"
-        if os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1":
-            pytest.fail(message)
-        pytest.skip(message)
+        missing("no C compiler: install cc or the package ziglang")
     return found
 
 

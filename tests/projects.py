@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-
 import jinja2
-import pytest
+from tools import missing
 
 from mcugen.errors import ToolError
 from mcugen.ir import Board, Project
@@ -51,6 +49,4 @@ def require(name: str, board: Board) -> Toolchain:
     try:
         return find_toolchain(name, board)
     except ToolError as error:
-        if os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        missing(str(error))

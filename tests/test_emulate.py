@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 import jinja2
 import pytest
+from tools import missing, require_program
 
 from mcugen import toolchain
 from mcugen.boards import load_board
@@ -36,19 +34,12 @@ PROBED = (
 )
 
 
-def require_tool(reason: str) -> NoReturn:
-    """Skip; in CI, where every tool is installed, fail."""
-    if os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1":
-        pytest.fail(reason)
-    pytest.skip(reason)
-
-
 def build(project: Project, extra_flags: tuple[str, ...] = (), opt: str = "-O2") -> Firmware:
     sanitizes = any(flag.startswith("-fsanitize") for flag in extra_flags)
     try:
         chosen = toolchain.find_toolchain("gcc" if sanitizes else "auto", project.board)
     except ToolError as error:
-        require_tool(str(error))
+        missing(str(error))
     on_host = project.linker_script is None
     return toolchain.build(project, chosen, opt=opt, extra_flags=extra_flags, shared=on_host)
 
@@ -518,20 +509,15 @@ def test_the_clock_tree_comes_up(firmware: Firmware) -> None:
 # ---------------------------------------------------------------- QEMU
 
 
-def require_qemu() -> None:
-    if shutil.which("qemu-system-arm") is None:
-        require_tool("qemu-system-arm is not installed")
-
-
 def test_qemu_answers_like_unicorn(firmware: Firmware) -> None:
-    require_qemu()
+    require_program("qemu-system-arm")
     assert run_console(firmware, b"hello\nhi\n", timeout=30) == b"> 05\n> 02\n> "
     assert run_console(firmware, b"abc\n\nnever sent\n", timeout=30) == b"> 03\n> 00\n"
 
 
 def test_qemu_counts_like_unicorn(firmware: Firmware, tmp_path: Path) -> None:
     """-singlestep makes a block of each instruction, and -d exec logs each block that runs."""
-    require_qemu()
+    require_program("qemu-system-arm")
     machine = CortexM(firmware)
     assert list(machine.console(b"a line\n\n"))
     expected = machine.profile().instructions
@@ -548,7 +534,7 @@ def test_qemu_counts_like_unicorn(firmware: Firmware, tmp_path: Path) -> None:
 
 
 def test_qemu_says_when_time_is_up(firmware: Firmware) -> None:
-    require_qemu()
+    require_program("qemu-system-arm")
     with pytest.raises(FirmwareFault) as caught:
         run_console(firmware, b"", timeout=0.5, prompt=b"never printed")
     assert str(caught.value) == (
@@ -559,7 +545,7 @@ def test_qemu_says_when_time_is_up(firmware: Firmware) -> None:
 
 
 def test_qemu_says_when_it_ends_by_itself(firmware: Firmware) -> None:
-    require_qemu()
+    require_program("qemu-system-arm")
     with pytest.raises(FirmwareFault) as caught:
         run_console(firmware, b"", timeout=30, options=("-no-such-option",))
     assert caught.value.kind == "crash"
@@ -580,7 +566,7 @@ def test_qemu_is_optional(firmware: Firmware, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_qemu_has_only_this_board(library: Firmware) -> None:
-    require_qemu()
+    require_program("qemu-system-arm")
     with pytest.raises(ToolError) as caught:
         run_console(library, b"", timeout=1)
     assert str(caught.value) == (
@@ -618,7 +604,7 @@ def sanitized() -> Firmware:
     try:
         find_libasan()
     except ToolError as error:
-        require_tool(str(error))
+        missing(str(error))
     return host_library(("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
 
 

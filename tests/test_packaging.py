@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ladder
 import pytest
+from tools import missing
 
 import mcugen
 from mcugen.resources import data_dir, models_dir
@@ -23,7 +24,7 @@ FOLDERS = ("templates", "boards", "firmware")
 def hatchling(kind: str, source: Path, folder: Path) -> Path:
     """Build a "wheel" or an "sdist" of a source tree; returns the one file in the folder."""
     if importlib.util.find_spec("hatchling") is None:
-        ladder.lacks("hatchling")
+        missing("hatchling is not installed")
     command = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
     subprocess.run(command, cwd=source, check=True, capture_output=True)
     (built,) = folder.iterdir()

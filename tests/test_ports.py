@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 from projects import project, require
+from tools import missing
 
 from mcugen.boards import load_board
 from mcugen.emulate import cortex_m
@@ -74,9 +74,7 @@ def machine(toolchain_name: str, main: bytes, cache: Path) -> CortexM:
     try:
         return CortexM(firmware)
     except ToolError as error:
-        if os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+        missing(str(error))
 
 
 def test_the_board_runs_at_180_mhz_and_talks(toolchain_name: str, tmp_path: Path) -> None:

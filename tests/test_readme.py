@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tools import require_program
 from zoo import DATA
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -65,9 +65,7 @@ def commands() -> list[object]:
 def prepare(block: Block, folder: Path) -> dict[str, str]:
     """Lay out what a block needs; returns its environment. Skips where a program or the data is missing."""
     for program in block.words - {"slow", "data", "output", "fails"}:
-        if shutil.which(program) is None:
-            assert os.environ.get("MCUGEN_REQUIRE_TOOLS") != "1", f"{program} is not installed"
-            pytest.skip(f"{program} is not installed")
+        require_program(program)
     if "data" in block.words:
         for name in DATA_FILES:
             if not (DATA / name).exists():

@@ -19,6 +19,7 @@ import ladder
 import numpy as np
 import pytest
 import zoo
+from tools import require_program
 
 from mcugen import __version__
 from mcugen import ladder as rungs
@@ -134,7 +135,7 @@ def written(project: Project, folder: Path) -> Path:
 
 def make(folder: Path, *arguments: str) -> None:
     """Run make with nothing of mcugen in reach, but for zig, which is a Python package."""
-    make = ladder.require_program("make")
+    make = require_program("make")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**{k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "PYTHON"))}, "PATH": path}
     done = subprocess.run(
@@ -155,7 +156,7 @@ def test_make_builds_the_same_firmware_without_mcugen(toolchain: str, tmp_path: 
 
 
 def test_make_builds_the_application_on_the_host(tmp_path: Path) -> None:
-    ladder.require_program("cc")
+    require_program("cc")
     layout = tiny()
     make(written(rendered(layout, ladder.HOST), tmp_path))
     done = subprocess.run(
@@ -167,7 +168,7 @@ def test_make_builds_the_application_on_the_host(tmp_path: Path) -> None:
 
 def test_the_library_works_in_a_program_of_ones_own(tmp_path: Path) -> None:
     """As the project's README has it: the model's files, kernels/ and runtime/, and nothing else."""
-    cc = ladder.require_program("cc")
+    cc = require_program("cc")
     layout = tiny()
     project = rendered(layout, ladder.HOST)
     kept = {p: c for p, c in project.files.items() if p.startswith(("tiny", "kernels/", "runtime/"))}

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from intelhex import IntelHex
 from projects import project, require, template
+from tools import require_program
 
 from mcugen import toolchain
 from mcugen.boards import load_board
@@ -329,9 +330,7 @@ def makefile(board: Board, made: Project) -> bytes:
 
 
 def make(folder: Path, made: Project, *arguments: str) -> None:
-    if shutil.which("make") is None:
-        assert os.environ.get("MCUGEN_REQUIRE_TOOLS") != "1", "make is not installed"
-        pytest.skip("make is not installed")
+    require_program("make")
     for path, content in {**made.files, "Makefile": makefile(made.board, made)}.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(content)
