@@ -31,6 +31,8 @@ _SIZE_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _RATE_UNITS = {"Hz": 1, "kHz": 1000, "MHz": 1000**2, "GHz": 1000**3}
 _DEFINE_UNITS = {**_SIZE_UNITS, **_RATE_UNITS, "baud": 1}
 _ADDRESS_SPACE = 2**32  # bytes
+_ADDRESS_HINT = "it must be a 32-bit address, as in 0x08000000"
+_SHARED_PORTS = {"freestanding"} | {core.family for core in CORES.values()}
 _STACK_ALIGNMENT = 8  # bytes; AAPCS, section "The Stack"
 
 
@@ -50,7 +52,7 @@ def load_board(name_or_path: str) -> Board:
     raise UsageError(
         f"there is no board {name_or_path!r}; mcugen knows {', '.join(names)}",
         where="--board",
-        hint=f"{' or '.join(close or names)}, or the path of your own .toml file",
+        hint=f"{' or '.join(close) or 'one of those'}, or the path of your own .toml file",
     )
 
 
@@ -102,7 +104,7 @@ class _Reader:
             name=self._text("name"),
             title=self._text("title"),
             core=core,
-            features=frozenset(self._names("core.features", tuple(sorted(CORES[core].features)))),
+            features=CORES[core].inherent | set(self._names("core.features", tuple(sorted(CORES[core].features)))),
             clock_hz=clock_hz,
             flash=self._region("flash"),
             ram=self._region("ram"),
@@ -179,12 +181,12 @@ class _Reader:
                 self._fail(key, f"has {item!r}", f"it may list {offered}")
         return value
 
-    def _quantity(self, key: str, units: Mapping[str, int]) -> int:
-        """Read "512 KiB" or "180 MHz": a whole number, a space, a unit."""
+    def _quantity(self, key: str, units: Mapping[str, int], hint: str = "") -> int:
+        """Read "512 KiB" or "180 MHz": a whole number, a space, a unit. hint: ends the error's."""
         value = self._value(key)
         match = re.fullmatch(r"(\d+) (\w+)", value) if isinstance(value, str) else None
         if match is None or match[2] not in units:
-            self._fail(key, f"is {value!r}", f"write a whole number, a space and one of {', '.join(units)}")
+            self._fail(key, f"is {value!r}", f"write a whole number, a space and one of {', '.join(units)}{hint}")
         number = int(match[1]) * units[match[2]]
         if number == 0:
             self._fail(key, f"is {value!r}", "it must be more than zero")
@@ -200,7 +202,7 @@ class _Reader:
     def _region(self, key: str) -> MemoryRegion:
         origin = self._value(f"{key}.origin")
         if type(origin) is not int or not 0 <= origin < _ADDRESS_SPACE:
-            self._fail(f"{key}.origin", f"is {origin!r}", "it must be a 32-bit address, as in 0x08000000")
+            self._fail(f"{key}.origin", f"is {origin!r}", _ADDRESS_HINT)
         size = self._quantity(f"{key}.size", _SIZE_UNITS)
         if origin + size > _ADDRESS_SPACE:
             self._fail(f"{key}.size", f"ends at {origin + size:#x}", "a region must end within 32 bits")
@@ -213,7 +215,16 @@ class _Reader:
                     f"port_defines.{name}", "is no name for a define", "MG_ and capitals; MG_CLOCK_HZ is clock.rate"
                 )
         keys = self._table["port_defines"]
-        return {name: self._quantity(f"port_defines.{name}.value", _DEFINE_UNITS) for name in keys}
+        return {name: self._define(f"port_defines.{name}.value") for name in keys}
+
+    def _define(self, key: str) -> int:
+        """Read a quantity, or an address, which has no unit."""
+        value = self._value(key)
+        if type(value) is int:
+            if not 0 <= value < _ADDRESS_SPACE:
+                self._fail(key, f"is {value!r}", _ADDRESS_HINT)
+            return value
+        return self._quantity(key, _DEFINE_UNITS, "; an address without a unit")
 
     def _facts(self) -> dict[str, str]:
         """Everything worth showing, with its source."""
@@ -253,6 +264,6 @@ def _span(region: MemoryRegion) -> str:
 
 
 def _ports() -> tuple[str, ...]:
-    """Folders of firmware/ports/; cortex_m is what all Cortex-M ports share."""
+    """Folders of firmware/ports/ that start a board; the others are what the boards of a core family share."""
     folders = (path.name for path in (data_dir("firmware") / "ports").iterdir() if path.is_dir())
-    return tuple(sorted(set(folders) - {"cortex_m"}))
+    return tuple(sorted(set(folders) - _SHARED_PORTS))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mcugen.cores import gcc_core_flags, zig_core_flags
+from mcugen.cores import gcc_core_flags, gcc_link_core_flags, zig_core_flags
 from mcugen.ir import Board
 
 _WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
@@ -27,21 +27,39 @@ _FREESTANDING = (
 )
 
 
+# For .S files. The language and its warnings are C's alone; what the assembler warns of is an error, too.
+_ASSEMBLY = ("-g0", "-Werror", "-Wa,--fatal-warnings")
+
+
 def compile_flags(board: Board, toolchain_name: str) -> list[str]:
-    """Return what `toolchain_name` ("zig" or "gcc") needs to compile for `board`, without -O and -I.
+    """Return what `toolchain_name` ("zig" or "gcc") needs to compile C for `board`, without -O and -I.
 
     The generated Makefile prints the same flags.
     """
-    defines = [f"-D{name}={value}" for name, value in board.port_defines]
     flags = [*_LANGUAGE, *_WARNINGS]
     if toolchain_name == "zig":
         flags.append("-fno-sanitize=undefined")  # zig adds it at -O0
         flags.append("-fno-unroll-loops")  # clang unrolls four-row loops beyond the registers of a Cortex-M
     if board.core == "host":
-        return [*flags, "-fPIC", *defines]
+        return [*flags, "-fPIC", *_defines(board)]
+    return [*_core_flags(board, toolchain_name), *flags, *_FREESTANDING, *_defines(board)]
+
+
+def assemble_flags(board: Board, toolchain_name: str) -> list[str]:
+    """Return what `toolchain_name` needs to assemble a .S file, which the C preprocessor reads first; without -I."""
+    return [*_core_flags(board, toolchain_name), *_ASSEMBLY, *_defines(board)]
+
+
+def _core_flags(board: Board, toolchain_name: str) -> list[str]:
     core_flags = zig_core_flags if toolchain_name == "zig" else gcc_core_flags
-    has_fpu = int("fpu" in board.features)
-    return [*core_flags(board.core, board.features), *flags, *_FREESTANDING, f"-DMG_HAS_FPU={has_fpu}", *defines]
+    return core_flags(board.core, board.features)
+
+
+def _defines(board: Board) -> list[str]:
+    """What the board file states, for the C of ports."""
+    # The vector unit is switched on like the FPU, as coprocessors 10 and 11.
+    has_fpu = [] if board.core == "host" else [f"-DMG_HAS_FPU={int(not board.features.isdisjoint({'fpu', 'mve'}))}"]
+    return [*has_fpu, *(f"-D{name}={value}" for name, value in board.port_defines)]
 
 
 def link_flags(board: Board, toolchain_name: str) -> list[str]:
@@ -53,4 +71,4 @@ def link_flags(board: Board, toolchain_name: str) -> list[str]:
         # zig ignores the script's ENTRY, and -nostdlib alone drops the compiler's own runtime library.
         target = zig_core_flags(board.core, board.features)
         return [*target, *common, "-rtlib=compiler-rt", "-Wl,-e,Reset_Handler"]
-    return [*gcc_core_flags(board.core, board.features), *common, "-lgcc"]
+    return [*gcc_link_core_flags(board.core, board.features), *common, "-lgcc"]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mcugen.cores import CORES
 from mcugen.ir import Board
 from mcugen.resources import data_dir
 
 _CONTRACT = "ports/port.h"
-_CORTEX_M = "ports/cortex_m"  # startup and memcpy, the same for every Cortex-M
+_FREESTANDING = "ports/freestanding"  # memcpy and others, where there is no C library
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +24,13 @@ class PortFiles:
 def port_files(board: Board) -> PortFiles:
     """Return the port of `board`, with the start-up code of its core; sorted, startup first."""
     firmware = data_dir("firmware")
-    folders = [f"ports/{board.port}"] if board.core == "host" else [_CORTEX_M, f"ports/{board.port}"]
-    paths = [path for folder in folders for path in sorted((firmware / folder).glob("*.[ch]"))]
+    family = CORES[board.core].family
+    shared = [f"ports/{family}", _FREESTANDING] if family else []
+    folders = [*shared, f"ports/{board.port}"]
+    paths = [path for folder in folders for path in sorted((firmware / folder).glob("*.[chS]"))]
     names = [path.relative_to(firmware).as_posix() for path in paths]
     files = {name: (firmware / name).read_bytes() for name in (_CONTRACT, *names)}
-    sources = sorted((name for name in names if name.endswith(".c")), key=lambda n: (not n.endswith("startup.c"), n))
+    sources = sorted(
+        (name for name in names if name.endswith((".c", ".S"))), key=lambda n: (not n.endswith("startup.c"), n)
+    )
     return PortFiles(files, tuple(sources), ("ports",))

@@ -27,8 +27,9 @@ from elftools.elf.elffile import ELFFile
 from intelhex import IntelHex
 
 from mcugen.cache import Cache, default_cache_dir
+from mcugen.cores import CORES, GCC_PACKAGES, GCC_PREFIXES
 from mcugen.errors import DoesNotFitError, ToolError, UsageError
-from mcugen.flags import compile_flags, link_flags
+from mcugen.flags import assemble_flags, compile_flags, link_flags
 from mcugen.ir import Board, Firmware, Project
 
 TOOLCHAINS = ("auto", "zig", "gcc")
@@ -68,7 +69,8 @@ def find_toolchain(name: str, board: Board) -> Toolchain:
             f"there is no toolchain {name!r}", where="--toolchain", hint=f"choose one of {', '.join(TOOLCHAINS)}"
         )
     on_host = board.core == "host"
-    programs = ("cc", "gcc", "clang") if on_host else ("arm-none-eabi-gcc",)
+    family = CORES[board.core].family
+    programs = ("cc", "gcc", "clang") if on_host else (f"{GCC_PREFIXES[family]}gcc",)
     gcc = next(filter(None, map(shutil.which, programs)), None)
     has_zig = importlib.util.find_spec("ziglang") is not None
     if gcc is not None and (name == "gcc" or (name == "auto" and (on_host or not has_zig))):
@@ -77,7 +79,7 @@ def find_toolchain(name: str, board: Board) -> Toolchain:
         return _zig()
     wanted = {"auto": ("zig", *programs), "zig": ("zig",), "gcc": programs}[name]
     by_pip = "`pip install 'mcugen[zig]'`"
-    by_apt = f"`apt-get install {'gcc' if on_host else 'gcc-arm-none-eabi'}`"
+    by_apt = f"`apt-get install {'gcc' if on_host else GCC_PACKAGES[family]}`"
     raise ToolError(
         f"no C compiler for {board.core}: found no {' or '.join(wanted)}",
         where=f"toolchain {name}, board {board.name}",
@@ -180,9 +182,11 @@ class _Job:
     output_flags: tuple[str, ...]
     cache: Cache
 
-    def compile_flags(self) -> list[str]:
+    def compile_flags(self, source: str) -> list[str]:
+        """Flags for a source: C or, where its name ends with .S, assembly that the C preprocessor reads first."""
         includes = [f"-I{folder}" for folder in self.project.include_dirs]
-        return [*compile_flags(self.project.board, self.toolchain.kind), *self.flags, *includes]
+        flags = assemble_flags if source.endswith(".S") else compile_flags
+        return [*flags(self.project.board, self.toolchain.kind), *self.flags, *includes]
 
     def link_flags(self) -> list[str]:
         """Flags that follow the objects: libraries must come after what needs them."""
@@ -197,7 +201,7 @@ class _Job:
     def object_key(self, source: str) -> str:
         """Hash of the compiler, its flags, this source and every file that it includes."""
         inputs = {path: self.project.files[path] for path in _included(self.project, source)}
-        return _digest("object", self.toolchain.version, _machine(), source, self.compile_flags(), inputs)
+        return _digest("object", self.toolchain.version, _machine(), source, self.compile_flags(source), inputs)
 
     def image_key(self) -> str:
         """Hash of the linker's flags, the objects in order and the linker script."""
@@ -208,7 +212,9 @@ class _Job:
 
 
 _INCLUDE = re.compile(rb'#[ \t]*include[ \t]*["<]([^">\n]+)[">]')
-_UNCLEAR = re.compile(rb'#[ \t]*(include(?![ \t]*["<])|include_next|import|embed|/\*)|%:|\?\?=|__has_include|incbin')
+_UNCLEAR = re.compile(
+    rb'#[ \t]*(include(?![ \t]*["<])|include_next|import|embed|/\*)|%:|\?\?=|__has_include|\.include|incbin'
+)
 
 
 def _included(project: Project, source: str) -> set[str]:
@@ -276,7 +282,7 @@ def _compile(job: _Job, folder: Path, source: str, output: str) -> None:
         (folder / output).write_bytes(content)
         return
     here = f"-ffile-prefix-map={folder}=."  # with -g: no trace of the temporary folder
-    command = [*job.toolchain.command, *job.compile_flags(), here, "-c", source, "-o", output]
+    command = [*job.toolchain.command, *job.compile_flags(source), here, "-c", source, "-o", output]
     done = _run(command, cwd=folder)
     if done.returncode != 0:
         raise ToolError(

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcugen.boards import list_boards, load_board
+from mcugen.cores import CORES
 from mcugen.errors import InputError, UsageError
 from mcugen.ir import MemoryRegion
 from mcugen.ports import port_files
@@ -17,7 +18,7 @@ NUCLEO = (data_dir("boards") / "nucleo-f446re.toml").read_text(encoding="utf-8")
 
 def test_the_nucleo_states_the_facts_of_its_manuals() -> None:
     board = load_board("nucleo-f446re")
-    assert (board.core, board.features) == ("cortex-m4", frozenset({"dsp", "fpu"}))
+    assert (board.core, board.features) == ("cortex-m4", frozenset({"dsp", "fpu", "v7m"}))
     assert board.clock_hz == 180_000_000
     assert board.flash == MemoryRegion(0x0800_0000, 512 * 1024)
     assert board.ram == MemoryRegion(0x2000_0000, 128 * 1024)
@@ -27,6 +28,51 @@ def test_the_nucleo_states_the_facts_of_its_manuals() -> None:
     assert board.facts["ram"] == (
         "128 KiB at 0x20000000 (RM0390 section 2.3: SRAM1 112 KiB and SRAM2 16 KiB, contiguous)"
     )
+
+
+@pytest.mark.parametrize(
+    ("number", "core", "features", "mhz"),
+    [
+        (383, "cortex-m0plus", {"v6m"}, 25),
+        (385, "cortex-m3", {"v7m"}, 25),
+        (386, "cortex-m4", {"v7m", "dsp", "fpu"}, 25),
+        (500, "cortex-m7", {"v7m", "dsp", "fpu", "dual_issue"}, 25),
+        (505, "cortex-m33", {"v7m", "dsp", "fpu"}, 20),
+    ],
+)
+def test_the_mps2_boards_are_those_that_qemu_has(number: int, core: str, features: set[str], mhz: int) -> None:
+    board = load_board(f"mps2-an{number}")
+    assert (board.core, board.port, board.clock_hz) == (core, "mps2", mhz * 1_000_000)
+    assert board.features == features
+    secure = 0x1000_0000 if core == "cortex-m33" else 0  # bit 28: the Secure alias
+    static_ram = 0x2800_0000 if secure else 0x2000_0000
+    assert board.flash == MemoryRegion(secure, 4 * 1024**2)
+    assert board.ram == MemoryRegion(static_ram + secure, 4 * 1024**2)
+    assert board.port_defines == (
+        ("MG_CLOCK_HZ", mhz * 1_000_000),
+        ("MG_UART_BASE", (0x4020_0000 if secure else 0x4000_4000) + secure),
+        ("MG_UART_BAUD", 115_200),
+        ("MG_UART_CLOCK_HZ", mhz * 1_000_000),
+    )
+
+
+def test_every_core_runs_on_a_board_that_ships() -> None:
+    assert {board.core for board in list_boards()} == set(CORES)
+
+
+def test_a_board_has_what_its_core_always_has_and_what_its_file_states(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(
+        NUCLEO.replace('"cortex-m4"', '"cortex-m7"').replace('["dsp", "fpu"]', '["dsp"]'), encoding="utf-8"
+    )
+    assert load_board(str(path)).features == CORES["cortex-m7"].inherent | {"dsp"}
+    assert not any(core.inherent & core.features for core in CORES.values())
+
+
+def test_a_define_may_be_an_address(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(NUCLEO.replace('"115200 baud"', "0xFFFFFFFC"), encoding="utf-8")
+    assert dict(load_board(str(path)).port_defines)["MG_UART_BAUD"] == 0xFFFFFFFC
 
 
 def test_the_host_is_a_board() -> None:
@@ -54,7 +100,7 @@ def test_every_board_has_a_port_that_exists() -> None:
 
 def test_a_cortex_m_port_starts_with_the_startup_code() -> None:
     port = port_files(load_board("nucleo"))
-    assert port.sources == ("ports/cortex_m/startup.c", "ports/cortex_m/mem.c", "ports/stm32f4/port.c")
+    assert port.sources == ("ports/cortex_m/startup.c", "ports/freestanding/mem.c", "ports/stm32f4/port.c")
     assert port.include_dirs == ("ports",)
     assert port_files(load_board("host")).sources == ("ports/host/port.c",)
 
@@ -71,13 +117,14 @@ def test_an_unknown_board_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UsageError) as caught:
         load_board("nucleo-f446")
     assert str(caught.value) == (
-        "there is no board 'nucleo-f446'; mcugen knows host, nucleo, nucleo-f446re\n"
+        "there is no board 'nucleo-f446'; mcugen knows host, mps2-an383, mps2-an385, mps2-an386, mps2-an500, "
+        "mps2-an505, mps3-an547, nucleo, nucleo-f446re, qemu-virt-rv32, rv32\n"
         "  where: --board\n"
         "  try:   nucleo-f446re or nucleo, or the path of your own .toml file"
     )
     with pytest.raises(UsageError) as caught:
         load_board("zx81")
-    assert caught.value.hint == "host or nucleo or nucleo-f446re, or the path of your own .toml file"
+    assert caught.value.hint == "one of those, or the path of your own .toml file"
 
 
 def test_a_missing_file_is_named() -> None:
@@ -166,11 +213,11 @@ WRONG = [
         'name = "cortex-m4"',
         'name = "cortex-m5"',
         "core.name is 'cortex-m5'",
-        "it must be one of cortex-m0plus, cortex-m3, cortex-m4, cortex-m7, cortex-m33, host",
+        f"it must be one of {', '.join(CORES)}",
     ),
     ('["dsp", "fpu"]', '["mve"]', "core.features has 'mve'", "it may list dsp, fpu"),
     ('["dsp", "fpu"]', '"dsp"', "core.features is 'dsp'", "it must be a list of texts"),
-    ('"stm32f4"', '"stm32"', "port is 'stm32'", "it must be one of host, stm32f4"),
+    ('"stm32f4"', '"stm32"', "port is 'stm32'", "it must be one of host, mps2, stm32f4, virt"),
     (
         'port = "stm32f4"',
         'port = "host"',
@@ -182,6 +229,18 @@ WRONG = [
         "MG_CLOCK_HZ",
         "port_defines.MG_CLOCK_HZ is no name for a define",
         "MG_ and capitals; MG_CLOCK_HZ is clock.rate",
+    ),
+    (
+        'value = "115200 baud"',
+        "value = 0x100000000",
+        "port_defines.MG_UART_BAUD.value is 4294967296",
+        "it must be a 32-bit address, as in 0x08000000",
+    ),
+    (
+        'value = "115200 baud"',
+        'value = "fast"',
+        "port_defines.MG_UART_BAUD.value is 'fast'",
+        "write a whole number, a space and one of B, KiB, MiB, GiB, Hz, kHz, MHz, GHz, baud; an address without a unit",
     ),
     ("[facts]", "[facts]\nled = 5", "facts.led is 5", "it must be a table"),
 ]

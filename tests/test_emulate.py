@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import jinja2
 import pytest
+from projects import PROBE, probe_project, read_files
 from tools import missing, require_program
 
 from mcugen import toolchain
 from mcugen.boards import load_board
-from mcugen.emulate import cortex_m
+from mcugen.emulate import unicorn_machine
 from mcugen.emulate.cortex_m import CortexM
 from mcugen.emulate.elf import Elf, Symbol, parse_elf
 from mcugen.emulate.host import HostMachine, find_libasan
@@ -22,16 +22,7 @@ from mcugen.emulate.machine import FirmwareFault, Machine, Region
 from mcugen.emulate.qemu import run_console
 from mcugen.errors import InputError, InternalError, ToolError
 from mcugen.ir import Firmware, Project
-from mcugen.ports import port_files
 from mcugen.resources import data_dir
-
-PROBE = Path(__file__).parent / "probe"
-STACK = 1024  # bytes: little, so that a recursion ends soon
-# main uses none of these: without EXTERN the linker drops them.
-PROBED = (
-    "sum add_six call_at doze forward load_at mg_port_clock_hz past_the_end recurse spin store_at "
-    "supervisor_call breakpoint undefined_instruction constants"
-)
 
 
 def build(project: Project, extra_flags: tuple[str, ...] = (), opt: str = "-O2") -> Firmware:
@@ -44,31 +35,9 @@ def build(project: Project, extra_flags: tuple[str, ...] = (), opt: str = "-O2")
     return toolchain.build(project, chosen, opt=opt, extra_flags=extra_flags, shared=on_host)
 
 
-def read_files(folder: Path, *names: str) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in names}
-
-
 @pytest.fixture(scope="session")
 def firmware() -> Firmware:
-    board = replace(load_board("nucleo-f446re"), stack_bytes=STACK)
-    port = port_files(board)
-    template = (data_dir("templates") / "c" / "linker.ld.j2").read_text()
-    script = jinja2.Template(template, undefined=jinja2.StrictUndefined).render(
-        board_name=board.name,
-        flash_origin=hex(board.flash.origin),
-        flash_size=board.flash.size,
-        ram_origin=hex(board.ram.origin),
-        ram_size=board.ram.size,
-        stack_size=board.stack_bytes,
-    )
-    files = {
-        **port.files,
-        **read_files(data_dir("firmware") / "runtime", "op_done.h", "op_done.c"),
-        **read_files(PROBE, "probe.h", "probe.c", "probe_target.c"),
-        "linker.ld": f"EXTERN({PROBED})\n{script}".encode(),
-    }
-    sources = (*port.sources, "op_done.c", "probe.c", "probe_target.c")
-    return build(Project("probe", board, files, sources, (".", *port.include_dirs), "linker.ld"))
+    return build(probe_project(load_board("nucleo-f446re")))
 
 
 def host_library(extra_flags: tuple[str, ...] = (), op_done: str = "op_done_host.c") -> Firmware:
@@ -355,12 +324,12 @@ def test_a_board_without_a_model_is_refused(firmware: Firmware) -> None:
     assert str(caught.value) == (
         "there is no model of port host on host\n"
         "  where: emulating host\n"
-        "  try:   choose a board with port stm32f4, or the host"
+        "  try:   choose a board with port mps2 or stm32f4, or the host"
     )
 
 
 def test_unicorn_is_optional(firmware: Firmware, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cortex_m, "unicorn", None)
+    monkeypatch.setattr(unicorn_machine, "unicorn", None)
     with pytest.raises(ToolError) as caught:
         CortexM(firmware)
     assert str(caught.value) == (
@@ -565,12 +534,14 @@ def test_qemu_is_optional(firmware: Firmware, monkeypatch: pytest.MonkeyPatch) -
     )
 
 
-def test_qemu_has_only_this_board(library: Firmware) -> None:
+def test_qemu_has_no_machine_for_every_board(library: Firmware) -> None:
     require_program("qemu-system-arm")
     with pytest.raises(ToolError) as caught:
         run_console(library, b"", timeout=1)
     assert str(caught.value) == (
-        "QEMU has no machine for port host\n  where: running host in QEMU\n  try:   choose a board with port stm32f4"
+        "QEMU has no machine for port host on host\n"
+        "  where: running host in QEMU\n"
+        "  try:   choose a board with port mps2 or stm32f4 or virt"
     )
 
 

@@ -9,7 +9,7 @@ from projects import project, require
 from tools import missing
 
 from mcugen.boards import load_board
-from mcugen.emulate import cortex_m
+from mcugen.emulate import cortex_m, unicorn_machine
 from mcugen.emulate.cortex_m import CortexM
 from mcugen.emulate.machine import FirmwareFault
 from mcugen.emulate.stm32f4 import Stm32f4
@@ -108,7 +108,7 @@ def test_a_flag_that_never_comes_leaves_the_board_alive_at_16_mhz(
             value = super().read(address, size)
             return value & ~mask if address == where else value
 
-    monkeypatch.setattr(cortex_m, "Stm32f4", Stuck)
+    monkeypatch.setitem(cortex_m.REGISTERS, "stm32f4", Stuck)
     board = machine(toolchain_name, MAIN, tmp_path)
     assert b"".join(board.console(b"still here.")) == b"16000000still here"
     assert board._registers.read(RCC_CFGR, 4) == 0  # HSI, no prescaler
@@ -123,8 +123,8 @@ def test_a_console_that_takes_nothing_does_not_hang_the_board(
             value = super().read(address, size)
             return value & ~(1 << 7) if address == 0x40004400 else value  # TXE
 
-    monkeypatch.setattr(cortex_m, "Stm32f4", Deaf)
-    monkeypatch.setattr(cortex_m, "_UNANSWERED_POLLS", 10**9)  # polling for room is no waiting for input
+    monkeypatch.setitem(cortex_m.REGISTERS, "stm32f4", Deaf)
+    monkeypatch.setattr(unicorn_machine, "_UNANSWERED_POLLS", 10**9)  # polling for room is no waiting for input
     silent = MAIN.replace(b"write_number(mg_port_clock_hz());", b"write_number(7u);")
     assert b"".join(machine(toolchain_name, silent, tmp_path).console(b".")) == b"7"
 

@@ -25,8 +25,9 @@ from tools import require_program
 from mcugen import toolchain
 from mcugen.boards import load_board
 from mcugen.cache import default_cache_dir
+from mcugen.cores import CORES, GCC_PREFIXES
 from mcugen.errors import DoesNotFitError, McugenError, ToolError, UsageError
-from mcugen.flags import compile_flags, link_flags
+from mcugen.flags import assemble_flags, compile_flags, link_flags
 from mcugen.ir import Board, MemoryRegion, Project
 from mcugen.resources import data_dir
 from mcugen.toolchain import Toolchain, build, find_toolchain, to_bin, to_hex
@@ -290,6 +291,85 @@ def test_variables_of_the_caller_do_not_reach_the_compiler(
         build(project(NUCLEO, main=b'#include "ambient.h"\n' + MAIN), compiler, cache_dir=tmp_path / "cache")
 
 
+# ---------------------------------------------------------------- assembly
+
+# A macro of a header, a comment that only the preprocessor removes, and a define of the board.
+TWICE_H = b"#define ADDED 5 /* what mg_twice adds */\n"
+TWICE = b"""#include "twice.h"
+    .syntax unified
+    .section .text.mg_twice, "ax", %progbits
+    .global mg_twice
+    .type mg_twice, %function
+    .thumb_func
+mg_twice: // r0 = 2 * r0 + ADDED + MG_HAS_FPU
+    adds r0, r0, r0
+    adds r0, r0, #ADDED + MG_HAS_FPU
+    bx lr
+    .size mg_twice, . - mg_twice
+"""
+TWICE_MAIN = b"""#include <stdint.h>
+
+int main(void);
+int32_t mg_twice(int32_t x);
+int main(void)
+{
+    return (int)mg_twice(7);
+}
+"""
+
+
+def with_assembly(assembly: bytes = TWICE) -> Project:
+    """A project of C and a .S file of the same name, whose header lies in an include directory."""
+    made = project(NUCLEO, main=TWICE_MAIN, twice=b"extern int mg_no_object_is_overwritten;\n")
+    files = {**made.files, "twice.S": assembly, "asm/twice.h": TWICE_H}
+    return dataclasses.replace(
+        made, files=files, sources=(*made.sources, "twice.S"), include_dirs=(*made.include_dirs, "asm")
+    )
+
+
+def test_assembly_is_built_beside_c(compiler: Toolchain, cache: Path) -> None:
+    image = build(with_assembly(), compiler, cache_dir=cache).image
+    address, size, kind = symbols(image)["mg_twice"]
+    assert (size, kind, address & 1) == (6, "STT_FUNC", 1)
+    at = (address & ~1) - NUCLEO.flash.origin
+    code = struct.unpack_from("<3H", to_bin(image), at)
+    assert code[0] == 0x1800  # adds r0, r0, r0
+    assert code[1] in (0x3006, 0x1D80)  # adds r0, #6: two encodings, and each assembler takes another
+    assert code[2] == 0x4770  # bx lr
+
+
+def test_an_object_of_assembly_depends_on_what_it_includes(
+    compiler: Toolchain, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs(monkeypatch)
+    made = with_assembly()
+    build(made, compiler, cache_dir=cache)
+    assert runs.take() == sorted([*made.sources, "link"])
+    build(
+        dataclasses.replace(made, files={**made.files, "asm/twice.h": b"#define ADDED 6\n"}),
+        compiler,
+        cache_dir=cache,
+    )
+    assert runs.take() == ["link", "twice.S"]
+    assert toolchain._included(made, "twice.S") == {"twice.S", "asm/twice.h"}
+    included = dataclasses.replace(made, files={**made.files, "twice.S": b'    .include "macros.s"\n'})
+    assert toolchain._included(included, "twice.S") == set(included.files)  # the assembler's own way: not followed
+
+
+def test_flags_of_c_do_not_reach_the_assembler() -> None:
+    for kind in ("zig", "gcc"):
+        flags = assemble_flags(NUCLEO, kind)
+        assert not {"-std=c99", "-Wconversion", "-ffreestanding"} & set(flags)
+        assert {"-DMG_HAS_FPU=1", f"-DMG_CLOCK_HZ={NUCLEO.clock_hz}"} <= set(flags) & set(compile_flags(NUCLEO, kind))
+
+
+def test_what_the_assembler_warns_of_is_an_error(compiler: Toolchain, cache: Path) -> None:
+    warning = TWICE + b'    .warning "planted"\n'
+    text = text_of(ToolError, with_assembly(warning), compiler, cache)
+    assert text.startswith(f"{compiler.title} rejects twice.S:\n")
+    assert "planted" in text
+
+
 # ---------------------------------------------------------------- bin, hex, make
 
 
@@ -320,6 +400,10 @@ def makefile(board: Board, made: Project) -> bytes:
         name=made.name,
         sources=made.sources,
         include_dirs=made.include_dirs,
+        gcc_prefix=GCC_PREFIXES.get(CORES[board.core].family, ""),
+        has_assembly=any(source.endswith(".S") for source in made.sources),
+        asflags=" ".join(assemble_flags(board, "gcc")),
+        zig_asflags=" ".join(assemble_flags(board, "zig")),
         cflags=" ".join(compile_flags(board, "gcc")),
         ldflags=" ".join([*script, *link_flags(board, "gcc")]),
         zig_cflags=" ".join(compile_flags(board, "zig")),
@@ -346,6 +430,16 @@ def test_the_makefile_builds_the_same_image(compiler: Toolchain, tmp_path: Path,
     assert to_bin((tmp_path / "build" / "demo.elf").read_bytes()) == expected
     if compiler.kind == "gcc":
         assert (tmp_path / "build" / "demo.bin").read_bytes() == expected
+
+
+def test_the_makefile_builds_assembly_to_the_same_image(compiler: Toolchain, tmp_path: Path, cache: Path) -> None:
+    made = with_assembly()
+    expected = to_bin(build(made, compiler, cache_dir=cache).image)
+    zig = ["TOOLCHAIN=zig", f"CC={sys.executable} -m ziglang cc"]
+    make(tmp_path, made, *(zig if compiler.kind == "zig" else []))
+    assert to_bin((tmp_path / "build" / "demo.elf").read_bytes()) == expected
+    depends = (tmp_path / "build" / "twice.S.d").read_text(encoding="utf-8")
+    assert "twice.h" in depends  # so that make assembles again where the header changes
 
 
 def test_the_makefile_builds_for_the_host(host_compiler: Toolchain, tmp_path: Path) -> None:
@@ -386,14 +480,14 @@ def test_a_host_library_loads(host_compiler: Toolchain, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def mem(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """ports/cortex_m/mem.c on this computer, under other names; an unaligned word access ends the process."""
+    """ports/freestanding/mem.c on this computer, under other names; an unaligned word access ends the process."""
     compiler = require("auto", HOST)
     trap = {
         "gcc": ["-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"],
         "zig": ["-fsanitize-trap=undefined"],
     }
     renamed = [f"-D{name}=own_{name}" for name in ("memcpy", "memmove", "memset", "memcmp")]
-    source = (data_dir("firmware") / "ports/cortex_m/mem.c").read_bytes()
+    source = (data_dir("firmware") / "ports/freestanding/mem.c").read_bytes()
     return host_library(compiler, tmp_path_factory.mktemp("mem"), source, *trap[compiler.kind], *renamed)
 
 

@@ -1,5 +1,5 @@
-"""Machines that run a firmware: an emulated Cortex-M, the host, QEMU.
+"""Machines that run a firmware: emulated boards, and the host.
 
-machine.py says what a machine can do; cortex_m.py and host.py are the two that verification drives function
-by function; qemu.py runs the whole application at its console. Import the one you need.
+machine.py says what a machine can do, and machines.py finds the one of a board. host.py and those are driven function
+by function by verification; qemu.py runs the whole application at its console.
 """

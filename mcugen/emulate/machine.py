@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -56,19 +56,20 @@ class FirmwareFault(McugenError):
 class Region:
     """Bytes to look at after an op.
 
-    They lie at address + stride * (position % modulo), where position is the token's place in the sequence:
-    a plain buffer keeps the defaults; the slot of a KV ring of n tokens has its row size as the stride and
-    n as the modulo.
+    They lie at address + stride * (position % modulo // unit), where position is the token's place in the sequence:
+    a plain buffer keeps the defaults; a KV ring of n tokens has n as the modulo and, as the stride, the size of a
+    `unit` of slots that lie together.
     """
 
     address: int
     size: int  # bytes
     stride: int = 0  # bytes
     modulo: int = 1  # tokens
+    unit: int = 1  # tokens
 
     def at(self, position: int) -> int:
         """Return the address at a position of the sequence."""
-        return self.address + self.stride * (position % self.modulo)
+        return self.address + self.stride * (position % self.modulo // self.unit)
 
 
 Regions = Mapping[int, Sequence[Region]]  # op index -> what to read when it is done
@@ -81,7 +82,7 @@ class Profile:
     instructions: function -> executed instructions; those that an IT block skips count, as on the core.
     loads, stores: memory accesses of 1, 2 or 4 bytes (a transfer of n registers counts n).
     stack_bytes: from the top of the stack to the lowest address written.
-    The last three are None where accesses are not watched.
+    The last three are None where accesses are not watched, or the emulator cannot tell.
     """
 
     instructions: Mapping[str, int]
@@ -122,3 +123,31 @@ class Machine(Protocol):
 
     def close(self) -> None:
         """Free what the machine holds."""
+
+
+class Emulator(Machine, Protocol):
+    """A Machine that runs the very ELF that is flashed: it counts, and has the board's console.
+
+    title: for reports, e.g. "nucleo-f446re in unicorn".
+    """
+
+    title: str
+
+    def reset_profile(self) -> None:
+        """Begin to count anew."""
+
+    def profile(self) -> Profile:
+        """Return exact counts since boot() began, or since the last reset_profile()."""
+
+    def instructions(self) -> int:
+        """Return profile().total alone: cheap, so that it may be asked after every op."""
+
+    def executions(self) -> Mapping[int, int]:
+        """Return, since the same moment, how often the instruction at each address was executed."""
+
+    def console(self, typed: bytes) -> Iterator[bytes]:
+        """Run from reset through main() and yield the bytes that the console sends, as they come.
+
+        typed: what the user types, all available from the start. Ends when the firmware waits for more,
+        or returns from main().
+        """

@@ -17,6 +17,11 @@ enum {
 };
 
 enum {
+    MG_CODE_THUMB = 0,
+    MG_CODE_RISCV = 1
+};
+
+enum {
     MG_STOP_NONE = 0,
     MG_STOP_PAUSED = 1,     /* as asked: before the block at stop_address */
     MG_STOP_LIMIT = 2,      /* too many instructions: before the block at stop_address */
@@ -47,7 +52,7 @@ typedef struct {
     uint32_t stack_high;
     uint32_t stack_lowest;     /* lowest stack address written */
     uint32_t last_block;       /* where the running block begins */
-    uint32_t pc_register;      /* UC_ARM_REG_PC */
+    uint32_t pc_register;      /* e.g. UC_ARM_REG_PC */
     uint32_t pause;            /* 1: stop before the next block, and leave it uncounted */
     uint32_t stop_reason;
     uint32_t stop_address;
@@ -55,6 +60,8 @@ typedef struct {
     uint32_t stop_pc;
     uint32_t blocks;           /* slots in use */
     uint32_t status_register;  /* UC_ARM_REG_XPSR */
+    uint32_t code_kind;        /* MG_CODE_... */
+    uint32_t has_status;       /* 1: clear the IT state after an access */
     mg_block_t block[MG_SLOTS];
 } mg_profile_t;
 
@@ -67,14 +74,23 @@ static void stop(void *engine, mg_profile_t *profile, uint32_t reason, uint32_t 
     (void)profile->stop(engine);
 }
 
-/* Instructions in a block of Thumb code. The top five bits of a halfword say 0b11101, 0b11110 or 0b11111 where a
- * 32-bit instruction begins (Armv7-M Architecture Reference Manual, A5.1). */
-static uint32_t count_instructions(const uint8_t *code, uint32_t size)
+/* Bytes of the instruction whose first two bytes are given. The top five bits of a halfword say 0b11101, 0b11110 or
+ * 0b11111 where a 32-bit Thumb instruction begins (Armv7-M Architecture Reference Manual, A5.1); the low two bits say
+ * 0b11 where a 32-bit RISC-V instruction does (RISC-V ISA manual, volume I, 1.5; RV32IMC has no longer ones). */
+static uint32_t instruction_size(const uint8_t *code, uint32_t code_kind)
+{
+    if (code_kind == (uint32_t)MG_CODE_RISCV) {
+        return (code[0] & 3u) == 3u ? 4u : 2u;
+    }
+    return (code[1] >> 3) >= 0x1Du ? 4u : 2u;
+}
+
+static uint32_t count_instructions(const uint8_t *code, uint32_t size, uint32_t code_kind)
 {
     uint32_t count = 0;
     uint32_t at = 0;
     while (at < size) {
-        at += (code[at + 1u] >> 3) >= 0x1Du ? 4u : 2u;
+        at += instruction_size(code + at, code_kind);
         count++;
     }
     return count;
@@ -99,7 +115,7 @@ static mg_block_t *find_block(mg_profile_t *profile, uint32_t address, uint32_t 
     mg_block_t *const block = &profile->block[slot];
     block->address = address;
     block->size = size;
-    block->instructions = count_instructions(profile->code + offset, size);
+    block->instructions = count_instructions(profile->code + offset, size, profile->code_kind);
     return block;
 }
 
@@ -114,6 +130,9 @@ void mg_on_block(void *engine, uint64_t address, uint32_t size, mg_profile_t *pr
         stop(engine, profile, MG_STOP_LIMIT, (uint32_t)address);
         return;
     }
+    if (size == 0u) { /* RISC-V, an illegal instruction begins here: nothing is executed, an exception follows */
+        return;
+    }
     mg_block_t *const block = find_block(profile, (uint32_t)address, size);
     if (block == NULL) {
         stop(engine, profile, MG_STOP_TABLE, (uint32_t)address);
@@ -125,10 +144,13 @@ void mg_on_block(void *engine, uint64_t address, uint32_t size, mg_profile_t *pr
 }
 
 /* UC_HOOK_MEM_READ, UC_HOOK_MEM_WRITE. A core with unaligned access enabled would do it, more slowly; others
- * fault. The firmware is held to the strict rule. `size` is a power of two. */
+ * fault. The firmware is held to the strict rule. `size` is a power of two; where the emulator takes eight bytes at once
+ * (VPUSH of a double register), the instruction asks for the alignment of a word (Armv7-M Architecture Reference Manual,
+ * A3.2.1). */
 void mg_on_access(void *engine, int type, uint64_t address, int size, int64_t value, mg_profile_t *profile)
 {
     const uint32_t where = (uint32_t)address;
+    const uint32_t alignment = (size > 4) ? 4u : (uint32_t)size;
     (void)value;
     if (type == MG_UC_MEM_WRITE) {
         profile->stores++;
@@ -138,10 +160,13 @@ void mg_on_access(void *engine, int type, uint64_t address, int size, int64_t va
     } else {
         profile->loads++;
     }
-    if ((where & ((uint32_t)size - 1u)) != 0u && profile->stop_reason == MG_STOP_NONE) {
+    if ((where & (alignment - 1u)) != 0u && profile->stop_reason == MG_STOP_NONE) {
         profile->stop_size = (uint32_t)size;
         (void)profile->read_register(engine, (int)profile->pc_register, &profile->stop_pc);
         stop(engine, profile, MG_STOP_MISALIGNED, where);
+    }
+    if (profile->has_status == 0u) {
+        return;
     }
     /* unicorn 2.1.4 leaves the IT state of the access behind, and the next block would run under its condition
      * (unicorn issue 2309). The block that runs now has its conditions compiled in: clear the state. */

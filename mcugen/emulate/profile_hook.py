@@ -13,6 +13,7 @@ from mcugen.ir import Project
 
 SLOTS = 1 << 16
 
+CODE_THUMB, CODE_RISCV = range(2)
 STOP_NONE, STOP_PAUSED, STOP_LIMIT, STOP_MISALIGNED, STOP_TABLE = range(5)
 
 
@@ -54,6 +55,8 @@ class ProfileState(ctypes.Structure):
         ("stop_pc", ctypes.c_uint32),
         ("blocks", ctypes.c_uint32),
         ("status_register", ctypes.c_uint32),
+        ("code_kind", ctypes.c_uint32),
+        ("has_status", ctypes.c_uint32),
         ("block", Block * SLOTS),
     )
 

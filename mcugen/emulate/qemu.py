@@ -1,8 +1,6 @@
 """The whole application in QEMU: the same ELF, another implementation of the core.
 
-The machine netduinoplus2 has an STM32F405: flash, RAM and USART2 lie where the STM32F446's do, and USART2 is its
-second serial port. Its clock registers are absent, so the firmware's bounded waits run out, and it goes on.
-QEMU lets pass what cortex_m.py refuses (writes to flash, unmapped registers): run both.
+QEMU lets pass what unicorn_machine.py refuses (writes to flash, unmapped registers): run both.
 """
 
 from __future__ import annotations
@@ -12,15 +10,46 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mcugen.emulate.machine import FirmwareFault
 from mcugen.errors import ToolError
-from mcugen.ir import Firmware
+from mcugen.ir import Board, Firmware
 
-_PROGRAM = "qemu-system-arm"
-_MACHINE = "netduinoplus2"
+
+@dataclass(frozen=True, slots=True)
+class QemuMachine:
+    """A machine of QEMU. serial: which of its serial ports, from 0, is the board's console."""
+
+    name: str
+    serial: int = 0
+    program: str = "qemu-system-arm"
+    package: str = "qemu-system-arm"  # of Debian, for the hint
+    options: tuple[str, ...] = ()
+
+
+# By port and core of the board: a board file of one's own has a machine, too. Memory, console and core are where the
+# board's are (QEMU's documentation, "Arm System emulator"), with two exceptions that the firmware does not notice:
+# netduinoplus2 has an STM32F405 instead of an F446, and no clock registers, so that the port's bounded waits run out;
+# an385 has a Cortex-M3, which executes what a Cortex-M0+ does (QEMU has no an383).
+MACHINES: Mapping[tuple[str, str], QemuMachine] = {
+    ("stm32f4", "cortex-m4"): QemuMachine("netduinoplus2", serial=1),
+    ("mps2", "cortex-m0plus"): QemuMachine("mps2-an385"),
+    ("mps2", "cortex-m3"): QemuMachine("mps2-an385"),
+    ("mps2", "cortex-m4"): QemuMachine("mps2-an386"),
+    ("mps2", "cortex-m7"): QemuMachine("mps2-an500"),
+    ("mps2", "cortex-m33"): QemuMachine("mps2-an505"),
+    ("mps2", "cortex-m55"): QemuMachine("mps3-an547"),
+    ("virt", "rv32imc"): QemuMachine(
+        "virt",
+        program="qemu-system-riscv32",
+        package="qemu-system-misc",
+        options=("-cpu", "rv32,a=false,f=false,d=false", "-bios", "none"),
+    ),
+}
+
 _END = b"\x04"  # EOT: the application says that it has ended
 _CHUNK = 4096
 
@@ -36,28 +65,39 @@ def run_console(
     Raises FirmwareFault when the time has passed, or when QEMU stops by itself; ToolError where QEMU is missing,
     or has no such board.
     """
-    program = shutil.which(_PROGRAM)
-    if program is None:
-        raise ToolError(
-            f"{_PROGRAM} is not installed",
-            where=f"running {firmware.board.name} in QEMU",
-            hint="apt-get install qemu-system-arm",
-        )
-    if firmware.board.port != "stm32f4":
-        raise ToolError(
-            f"QEMU has no machine for port {firmware.board.port}",
-            where=f"running {firmware.board.name} in QEMU",
-            hint="choose a board with port stm32f4",
-        )
+    machine = find_machine(firmware.board)
     with tempfile.TemporaryDirectory(prefix="mcugen-") as folder:
         image = Path(folder) / "firmware.elf"
         image.write_bytes(firmware.image)
-        command = [program, "-M", _MACHINE, "-kernel", str(image), "-display", "none", "-monitor", "none"]
-        command.extend(options)
-        return _converse([*command, "-serial", "null", "-serial", "stdio"], typed, timeout, prompt)
+        command = [*machine_command(machine, image), *options, *["-serial", "null"] * machine.serial]
+        return _converse(machine.name, [*command, "-serial", "stdio"], typed, timeout, prompt)
 
 
-def _converse(command: list[str], typed: bytes, timeout: float, prompt: bytes) -> bytes:
+def find_machine(board: Board) -> QemuMachine:
+    """Return the machine that runs the firmware of `board`. Raises ToolError where there is none, or no QEMU."""
+    machine = MACHINES.get((board.port, board.core))
+    if machine is None:
+        raise ToolError(
+            f"QEMU has no machine for port {board.port} on {board.core}",
+            where=f"running {board.name} in QEMU",
+            hint=f"choose a board with port {' or '.join(sorted({port for port, _ in MACHINES}))}",
+        )
+    if shutil.which(machine.program) is None:
+        raise ToolError(
+            f"{machine.program} is not installed",
+            where=f"running {board.name} in QEMU",
+            hint=f"apt-get install {machine.package}",
+        )
+    return machine
+
+
+def machine_command(machine: QemuMachine, image: Path) -> list[str]:
+    """The command that starts `machine` with the ELF `image`, without a display; serial ports follow."""
+    command = [machine.program, "-M", machine.name, *machine.options, "-kernel", str(image)]
+    return [*command, "-display", "none", "-monitor", "none"]
+
+
+def _converse(name: str, command: list[str], typed: bytes, timeout: float, prompt: bytes) -> bytes:
     lines = typed.splitlines(keepends=True)
     output = bytearray()
     pipe = subprocess.PIPE
@@ -79,7 +119,7 @@ def _converse(command: list[str], typed: bytes, timeout: float, prompt: bytes) -
             timer.cancel()
             qemu.kill()
         said = qemu.stderr.read().decode(errors="replace").strip()
-    raise _early_end(expired.is_set(), timeout, bytes(output), said)
+    raise _early_end(name, expired.is_set(), timeout, bytes(output), said)
 
 
 def _expire(expired: threading.Event, qemu: subprocess.Popen[bytes]) -> None:
@@ -87,7 +127,7 @@ def _expire(expired: threading.Event, qemu: subprocess.Popen[bytes]) -> None:
     qemu.kill()
 
 
-def _early_end(expired: bool, timeout: float, output: bytes, said: str) -> FirmwareFault:
+def _early_end(name: str, expired: bool, timeout: float, output: bytes, said: str) -> FirmwareFault:
     tail = repr(output[-40:].decode(errors="replace"))
     what = f"is still running after {timeout:g} s" if expired else f"ends QEMU ({said or 'no message'})"
     return FirmwareFault(
@@ -95,5 +135,5 @@ def _early_end(expired: bool, timeout: float, output: bytes, said: str) -> Firmw
         f"the application {what}; its output ends with {tail}",
         function="main",
         address=None,
-        where=f"{_MACHINE} in QEMU",
+        where=f"{name} in QEMU",
     )

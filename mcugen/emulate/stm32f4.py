@@ -6,11 +6,11 @@ reported, so that a wrong address in the port cannot pass.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 
-PAGE = 0x1000  # bytes; the emulator maps registers in pages
-PAGES = (0x40004000, 0x40007000, 0x40020000, 0x40023000, 0xE0001000, 0xE000E000)
+from mcugen.emulate.cortex_m_registers import CortexMRegisters
+from mcugen.emulate.registers import PAGE, BadRegisterAccess
+from mcugen.ir import Board
 
 _RCC_CR = 0x40023800  # 6.3.1
 _RCC_PLLCFGR = 0x40023804  # 6.3.2
@@ -25,10 +25,6 @@ _USART2_SR = 0x40004400  # 25.6.1
 _USART2_DR = 0x40004404  # 25.6.2
 _USART2_BRR = 0x40004408  # 25.6.3
 _USART2_CR1 = 0x4000440C  # 25.6.4
-_DWT_CTRL = 0xE0001000  # Armv7-M Architecture Reference Manual, C1.8.7
-_DWT_CYCCNT = 0xE0001004  # C1.8.8
-_CPACR = 0xE000ED88  # B3.2.20
-_DEMCR = 0xE000EDFC  # C1.6.5
 
 _RESET_VALUES = {
     _RCC_CR: 0x00000083,
@@ -49,10 +45,6 @@ _RESET_VALUES = {
     _USART2_DR: 0,
     _USART2_BRR: 0,
     _USART2_CR1: 0,
-    _DWT_CTRL: 0x40000000,
-    _DWT_CYCCNT: 0,
-    _CPACR: 0,
-    _DEMCR: 0,
 }
 
 # Page of a peripheral -> the register and bit that start its clock; without it the peripheral is deaf (6.2.15).
@@ -71,28 +63,14 @@ _CR1_TRANSMITS = 1 << 13 | 1 << 3  # UE, TE
 _CR1_RECEIVES = 1 << 13 | 1 << 2  # UE, RE
 
 
-class BadRegisterAccess(Exception):
-    """The access is one that the model refuses; the text says why."""
+class Stm32f4(CortexMRegisters):
+    """Registers (registers.py) after reset. The console is USART2."""
 
-
-class Stm32f4:
-    """Registers after reset; `cycles` provides what DWT_CYCCNT shows.
-
-    output: bytes sent by USART2, to be taken away by the owner. input: bytes that it will receive.
-    unanswered_polls: reads of USART2_SR since the last byte went in or out.
-    """
-
-    def __init__(self, cycles: Callable[[], int]) -> None:
-        self._values = dict(_RESET_VALUES)
-        self._cycles = cycles
-        self.output = bytearray()
-        self.input: deque[int] = deque()
-        self.unanswered_polls = 0
+    def __init__(self, board: Board, cycles: Callable[[], int]) -> None:
+        super().__init__(board, _RESET_VALUES, cycles)
 
     def read(self, address: int, size: int) -> int:
-        """Return what the core reads. Raises BadRegisterAccess."""
-        self._check(address, size)
-        value = self._values[address]
+        value = super().read(address, size)
         if address == _RCC_CR:
             return value & ~(_RCC_ON_BITS << 1) | (value & _RCC_ON_BITS) << 1
         if address == _RCC_CFGR:
@@ -105,28 +83,21 @@ class Stm32f4:
         if address == _USART2_DR:
             self.unanswered_polls = 0
             return self.input.popleft() if self._receives() and self.input else 0
-        if address == _DWT_CYCCNT:
-            return self._cycles() & 0xFFFFFFFF
         return value
 
     def write(self, address: int, size: int, value: int) -> None:
-        """Take what the core writes. Raises BadRegisterAccess."""
-        self._check(address, size)
+        super().write(address, size, value)
         if address == _USART2_DR:
             self.unanswered_polls = 0
             if self._values[_USART2_CR1] & _CR1_TRANSMITS != _CR1_TRANSMITS:
                 raise BadRegisterAccess("USART2 is not enabled")
             self.output.append(value & 0xFF)
-        self._values[address] = value
 
     def _receives(self) -> bool:
         return self._values[_USART2_CR1] & _CR1_RECEIVES == _CR1_RECEIVES
 
     def _check(self, address: int, size: int) -> None:
-        if address not in self._values:
-            raise BadRegisterAccess("no register that the port uses")
-        if size != 4:
-            raise BadRegisterAccess(f"{size} bytes of a 4-byte register")
+        super()._check(address, size)
         enable = _CLOCKS.get(address & ~(PAGE - 1))
         if enable and not self._values[enable[0]] & enable[1]:
             raise BadRegisterAccess("the peripheral's clock is off in the RCC")

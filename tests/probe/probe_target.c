@@ -63,7 +63,8 @@ void doze(void)
 }
 
 /* counted(n), n > 0: 3 + 9 n + 4 instructions, n + 2 loads, 3 stores, 8 bytes of stack; returns 0x1235.
- * middle(skip): 5 instructions if skip is 0, else 6; its last block is entered at its start and in its middle. */
+ * middle(skip): 5 instructions if skip is 0, else 6; its last block is entered at its start and in its middle.
+ * Armv6-M has no IT block and only few instructions of 32 bits: it counts the same with others. */
 __asm__(".syntax unified\n"
         ".thumb\n"
         ".section .text.counted,\"ax\",%progbits\n"
@@ -71,6 +72,24 @@ __asm__(".syntax unified\n"
         ".type counted, %function\n"
         ".thumb_func\n"
         "counted:\n"
+#if defined(__ARM_ARCH_6M__)
+        "    push  {r2, r3}\n"
+        "    movs  r1, #0\n"
+        "    isb\n" /* 32 bits long */
+        "1:  ldr   r3, [sp]\n"
+        "    adds  r1, r1, #1\n"
+        "    movs  r2, #0x91\n"
+        "    lsls  r2, r2, #5\n"
+        "    adds  r2, r2, #0x15\n"
+        "    dmb\n" /* 32 bits long */
+        "    nop\n"
+        "    cmp   r1, r0\n"
+        "    bne   1b\n"
+        "    str   r2, [sp]\n"
+        "    pop   {r1, r3}\n"
+        "    mov   r0, r2\n"
+        "    bx    lr\n"
+#else
         "    push  {r2, r3}\n"
         "    movs  r1, #0\n"
         "    movw  r2, #0x1234\n" /* 32 bits long */
@@ -87,6 +106,7 @@ __asm__(".syntax unified\n"
         "    pop   {r1, r3}\n"
         "    mov.w r0, r2\n"  /* 32 bits long */
         "    bx    lr\n"
+#endif
         ".size counted, . - counted\n"
         ".section .text.middle,\"ax\",%progbits\n"
         ".global middle\n"

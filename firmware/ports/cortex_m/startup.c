@@ -6,8 +6,15 @@
 
 #include <stdint.h>
 
-/* The board file states it; 1 where the core has a floating-point unit. */
+/* The board file states it; 1 where the core has a floating-point or a vector unit. */
 enum { MG_FPU = MG_HAS_FPU };
+
+/* 1 where the architecture has low-overhead loops: Armv8.1-M, as the compiler says (Arm C Language Extensions). */
+#ifdef __ARM_ARCH_8_1M_MAIN__
+enum { MG_LOW_OVERHEAD_LOOPS = 1 };
+#else
+enum { MG_LOW_OVERHEAD_LOOPS = 0 };
+#endif
 
 extern uint32_t _estack[];       /* one past the stack's highest word */
 extern const uint32_t _sidata[]; /* initial values of .data, in flash */
@@ -57,7 +64,7 @@ __attribute__((section(".vectors"), used)) const mg_vectors_t mg_vectors = {
     },
 };
 
-/* Give full access to coprocessors 10 and 11, the FPU: CPACR bits 20..23 (DDI 0403, B3.2.20). */
+/* Give full access to coprocessors 10 and 11, the FPU and the vector unit: CPACR bits 20..23 (DDI 0403, B3.2.20). */
 static void enable_fpu(void)
 {
     volatile uint32_t *const cpacr = (volatile uint32_t *)0xE000ED88u;
@@ -65,11 +72,22 @@ static void enable_fpu(void)
     __asm__ volatile("dsb\n\tisb" ::: "memory"); /* the next instruction may already use it */
 }
 
+/* Let the core remember where loops end, so that LE costs nothing: CCR.LOB, bit 19 (DDI 0553, D1.2, CCR). */
+static void enable_loop_cache(void)
+{
+    volatile uint32_t *const ccr = (volatile uint32_t *)0xE000ED14u;
+    *ccr |= 1u << 19;
+    __asm__ volatile("dsb\n\tisb" ::: "memory");
+}
+
 /* First code after reset. The FPU comes first: main may save its registers on entry. */
 void Reset_Handler(void)
 {
     if (MG_FPU == 1) {
         enable_fpu();
+    }
+    if (MG_LOW_OVERHEAD_LOOPS == 1) {
+        enable_loop_cache();
     }
     const uint32_t *from = _sidata;
     for (uint32_t *to = _sdata; to < _edata; to++) {
