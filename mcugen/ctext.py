@@ -17,7 +17,8 @@ C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "u
 # Names that a model's files must not take: headers of the firmware and of C, main.c, and the prefix of the kernels.
 RESERVED = frozenset(
     ("console", "fixedpoint", "generate", "kernels", "op_done", "port", "ring", "sampler", "tables", "tokenizer",
-     "stddef", "stdint", "stdio", "main", "mg")
+     "kernels_dsp", "kernels_mve", "kernels_rv32", "kernels_v6m", "kernels_v7m", "key_quads", "matrix", "tables_dsp",
+     "attention_dsp", "telescoping", "vectors_mve", "stddef", "stdint", "stdio", "main", "mg")
 )  # fmt: skip
 
 
@@ -35,8 +36,10 @@ def model_prefix(name: str) -> str:
 
 
 def array_body(values: NDArray[np.integer]) -> str:
-    """The initialiser of an array: indented lines of decimal numbers, right-aligned."""
-    if values.dtype == np.int32:  # -2147483648 is no int literal in C
+    """The initialiser of an array: indented lines of decimal numbers, right-aligned; uint32 in hexadecimal."""
+    if values.dtype == np.uint32:
+        texts = [f"0x{v:08X}u" for v in values.ravel().tolist()]
+    elif values.dtype == np.int32:  # -2147483648 is no int literal in C
         texts = ["INT32_MIN" if v == -(2**31) else str(v) for v in values.ravel().tolist()]
     else:
         suffix = "u" if values.dtype.kind == "u" else ""

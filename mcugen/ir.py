@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mcugen.layouts import stored_bytes
+
 # ---------------------------------------------------------------- model
 
 
@@ -111,19 +113,26 @@ def _freeze(*arrays: NDArray[np.generic]) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Linear:
-    """An int8 matrix and what brings its accumulators to the output's units.
+    """A matrix of integer codes and what brings its accumulators to the output's units.
 
-    codes: int8[rows, cols] in [-127, 127]. multiplier: int16[rows] in [0, 32767]; shift: one for all rows.
-    output = round(codes @ x * round(multiplier * mantissa / 2**15) / 2**(shift - exponent)), where mantissa and
-    exponent are x's block scale; of an embedding table, round(codes[token] * multiplier[token] / 2**shift).
+    codes: int8[rows, cols], in [-127, 127] of 8 bits and [-8, 7] of 4. multiplier: int16[rows] in [0, 32767]; shift:
+    one for all rows. output = round(acc * multiplier * peak / 2**shift), where peak is x's block scale and acc the
+    product of codes and x; of an embedding table, round(codes[token] * multiplier[token] / 2**shift).
+    group_scale: int8[rows, groups] in [-127, 127], or None: what each run of `group` columns counts in acc (the last
+    may be shorter); int4 only.
     """
 
     codes: NDArray[np.int8]
     multiplier: NDArray[np.int16]
     shift: int
+    bits: int = 8
+    group: int = 0
+    group_scale: NDArray[np.int8] | None = None
 
     def __post_init__(self) -> None:
         _freeze(self.codes, self.multiplier)
+        if self.group_scale is not None:
+            _freeze(self.group_scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,7 +151,7 @@ class QuantizedLayer:
     """One decoder layer in integers.
 
     key_zero: int32[kv_dim] in Q(15 + key_shift) of a key code; key_shift: how much finer wk's output is than a code.
-    score: int16[n_heads], score_shift: scores to 1/64 octaves. gate_frac: w1 x is Q(gate_frac);
+    score_shift: q . k to scores in 1/64 octaves. gate_frac: w1 x is Q(gate_frac);
     swiglu_shift: silu(w1 x) * (w3 x) to int16.
     """
 
@@ -152,7 +161,6 @@ class QuantizedLayer:
     wv: Linear
     key_zero: NDArray[np.int32]
     key_shift: int
-    score: NDArray[np.int16]
     score_shift: int
     wo: Linear
     ffn_norm: Norm
@@ -163,7 +171,7 @@ class QuantizedLayer:
     w2: Linear
 
     def __post_init__(self) -> None:
-        _freeze(self.key_zero, self.score)
+        _freeze(self.key_zero)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,29 +205,36 @@ class QuantizedModel:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """An array in the arena. state: lives from token to token (the KV ring)."""
+    """An array in the arena, of one token, and of as many as a forward pass takes at once.
+
+    state: lives from token to token (the KV ring). layout: how its values lie (mcugen.layouts).
+    """
 
     name: str
     dtype: str  # "int8", "int16" or "int32"
     shape: tuple[int, ...]
     state: bool = False
+    layout: str = "plain"
+    tokens: int = 1
+
+    @property
+    def token_bytes(self) -> int:
+        return stored_bytes(self.layout, self.dtype, self.shape)
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape)) * np.dtype(self.dtype).itemsize
+        return self.tokens * self.token_bytes
 
 
 @dataclass(frozen=True, slots=True)
 class KernelVariant:
-    """One C implementation of a kernel: same contract, same numbers, another core or packing.
+    """One C implementation of a kernel: same contract, same numbers, another core.
 
-    source: file in firmware/. needs: core features. packing: how weights are laid out (mcugen.packing).
+    sources: files in firmware/, the one with the symbol first.
     """
 
     symbol: str
-    source: str
-    needs: frozenset[str] = frozenset()
-    packing: str = "row_major"
+    sources: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -228,6 +243,7 @@ class Op:
 
     inputs, outputs, scratch: buffer names. in_place: outputs[0] may share its bytes with inputs[0].
     row: outputs[0] is a state buffer of which only the current ring slot is written.
+    last: only the last token of a forward pass needs this op.
     parameters: integers and constant tensors by name, as the kernel's C parameters name them.
     """
 
@@ -239,15 +255,17 @@ class Op:
     scratch: tuple[str, ...] = ()
     in_place: bool = False
     row: bool = False
+    last: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """One decode step as a flat list of ops over named buffers, and the ops that turn the key ring back.
+    """A forward pass as a flat list of ops over named buffers, and the ops that turn the key ring back.
 
     ops run for every token; rebase ops run before them when the position has reached model.max_position.
-    context: slots of the KV ring.
+    context: slots of the KV ring. batch: tokens of a prompt that one pass takes at most. family: of the kernels
+    (mcugen.families); packing: of their matrices (mcugen.packing).
     """
 
     model: QuantizedModel
@@ -256,6 +274,9 @@ class Graph:
     ops: tuple[Op, ...]
     rebase: tuple[Op, ...]
     logits: str
+    batch: int = 1
+    family: str = "portable"
+    packing: str = "row_major"
 
 
 # ---------------------------------------------------------------- plan

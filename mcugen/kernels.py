@@ -5,7 +5,7 @@ Each function has a C twin `mg_<name>` in firmware/kernels/<family>.c. Arrays ca
 overflow; the bounds that let C use int32 stand with each C kernel.
 
 Arithmetic conventions (design: one rounding, half up, arithmetic shifts):
-    requantize(a; m, s) = (a * m + 2**(s - 1)) >> s,   m in [0, 32767] per row, one s per tensor
+    requantize(a; m, s) = (a * m + 2**(s - 1)) >> s,   m >= 0 per row, one s per tensor
     saturation to int8 is symmetric, [-127, 127]; to int16 and int32 it is two's complement.
 """
 
@@ -20,12 +20,10 @@ from mcugen.tables import EXP2_Q15, SIGMOID_Q15, SINE_Q15
 Ints = NDArray[np.int64]
 AnyInts = NDArray[np.integer]
 
-BLOCK_BITS = 14  # of a block's mantissa; its exponent is bit_length(peak) - 14, in [-13, 2]
-EXPONENT_MAX = 16 - BLOCK_BITS
-EXPONENT_MIN = 1 - BLOCK_BITS
+SHIFT_MIN, SHIFT_MAX = 16, 32  # of a linear layer: a product's upper word is one instruction on most cores
 ROPE_SHIFT = 15  # sine and cosine are Q15
 GATE_FRAC_MIN, GATE_FRAC_MAX = 4, 11  # of a gate: [-2048, 2048) to [-16, 16)
-SCORE_FRAC = 6  # softmax arguments are in 1/64 of an octave
+SCORE_FRAC = 6  # scores are in 1/64 of an octave
 ATTENTION_FRAC = 8  # attention output: V codes in Q8, |o| <= 127 * 2**8 < 2**15
 
 
@@ -47,7 +45,7 @@ def round_shift(x: Ints, shift: Ints | int) -> Ints:
 
 
 def requantize(acc: Ints, multiplier: AnyInts, shift: Ints | int) -> Ints:
-    """Scale accumulators: round(acc * multiplier / 2**shift). acc fits int32; |product| < 2**46."""
+    """Scale accumulators: round(acc * multiplier / 2**shift). acc fits int32 and multiplier < 2**30: exact."""
     return round_shift(acc * multiplier.astype(np.int64), shift)
 
 
@@ -73,22 +71,42 @@ def embed_s16(token: AnyInts, table: Linear) -> NDArray[np.int16]:
 def block_s8(x: AnyInts) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
     """int16[..., n] as int8 codes that use the whole range, with one scale per vector: x ~ codes * peak / 127.
 
-    Returns codes int8[..., n] and scale int32[..., 2]: mantissa in [2**13, 2**14) and exponent in [-13, 2], whose
-    mantissa * 2**exponent is the peak |x|, at least 1. One 32-bit division per vector.
+    Returns codes int8[..., n] and scale int32[..., 2]: the peak |x| in [1, 2**15], and the sum of the codes, which
+    kernels with offset-binary weights take off again. One 32-bit division per vector.
     """
     wide = x.astype(np.int64)
     peak = np.maximum(np.abs(wide).max(-1, keepdims=True), 1)
     codes = round_shift(wide * ((127 << 23) // peak), 23)  # |product| <= 127 * 2**23: no saturation needed
-    exponent = bit_length(peak) - BLOCK_BITS
-    mantissa = np.where(exponent < 0, peak << np.maximum(-exponent, 0), peak >> np.maximum(exponent, 0))
-    return codes.astype(np.int8), np.concatenate([mantissa, exponent], -1).astype(np.int32)
+    return codes.astype(np.int8), np.concatenate([peak, codes.sum(-1, keepdims=True)], -1).astype(np.int32)
+
+
+def accumulate(x: AnyInts, w: Linear) -> Ints:
+    """The products of x int8[..., cols] with the rows of w: int64[..., rows], which fit int32 (lower.check_graph).
+
+    With group scales, each group of w.group columns counts group_scale times.
+    """
+    if w.group_scale is None:
+        return matmul(x, w.codes)
+    scale = np.repeat(w.group_scale, w.group, axis=1)[:, : w.codes.shape[1]]
+    return matmul(x, w.codes.astype(np.int64) * scale)
+
+
+def accumulator_bound(w: Linear) -> int:
+    """What no accumulator of a matrix exceeds, for any codes in [-127, 127]: the largest sum |w| * 127 of a row.
+
+    Holds for every partial sum and every order of summation; with group scales, for the sum of the scaled groups,
+    and each group's own sum is at most cols * 8 * 127.
+    """
+    weights = np.abs(w.codes.astype(np.int64))
+    if w.group_scale is not None:
+        weights *= np.repeat(np.abs(w.group_scale.astype(np.int64)), w.group, axis=1)[:, : w.codes.shape[1]]
+    return int(weights.sum(1).max()) * 127
 
 
 def _linear(x: AnyInts, scale: AnyInts, w: Linear) -> Ints:
-    """The block's scale goes into the row's multiplier once, so that the accumulator meets one multiplication."""
-    mantissa, exponent = scale[..., :1].astype(np.int64), scale[..., 1:].astype(np.int64)
-    multiplier = round_shift(w.multiplier.astype(np.int64) * mantissa, 15)  # < 2**14
-    return requantize(matmul(x, w.codes), multiplier, w.shift - exponent)
+    """The block's peak goes into the row's multiplier, so that the accumulator meets one multiplication."""
+    multiplier = w.multiplier.astype(np.int64) * scale[..., :1].astype(np.int64)  # <= 2**30
+    return requantize(accumulate(x, w), multiplier, w.shift)
 
 
 def linear_s8(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int8]:
@@ -109,6 +127,24 @@ def linear_s32(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int32]:
 def linear_add_s16(residual: AnyInts, x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
     """residual + requantize(w x), saturated once; residual int16[..., rows], the rest as linear_s8."""
     return saturate_s16(residual.astype(np.int64) + _linear(x, scale, w))
+
+
+# int4 weights: the same arithmetic on codes in [-8, 7]; kernels of their own in C, where two codes share a byte.
+
+
+def linear4_s8(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int8]:
+    """linear_s8 with int4 weights."""
+    return linear_s8(x, scale, w)
+
+
+def linear4_s16(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
+    """linear_s16 with int4 weights."""
+    return linear_s16(x, scale, w)
+
+
+def linear4_add_s16(residual: AnyInts, x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
+    """linear_add_s16 with int4 weights."""
+    return linear_add_s16(residual, x, scale, w)
 
 
 # ---------------------------------------------------------------- normalisation
@@ -183,11 +219,11 @@ def rebase_s8(keys: AnyInts, delta: int, step: AnyInts, zero: AnyInts, shift: in
 # ---------------------------------------------------------------- attention
 
 
-def softmax_weight(distance: Ints, multiplier: AnyInts, shift: int, drop: int) -> Ints:
-    """2**-z in Q(15 - drop) for distances below the maximum score; z in 1/64 octave."""
-    z = requantize(distance, multiplier, shift)
-    octaves = np.minimum((z >> SCORE_FRAC) + drop, 31)
-    return round_shift(EXP2_Q15[z & 63].astype(np.int64), octaves)
+def softmax_weight(distance: Ints, drop: int) -> Ints:
+    """2**-(distance / 64) in Q(15 - drop), for distances >= 0 below the largest score; nothing beyond the table."""
+    inside = np.minimum(distance, len(EXP2_Q15) - 1)
+    weight = round_shift(EXP2_Q15[inside].astype(np.int64), drop)
+    return np.where(distance < len(EXP2_Q15), weight, 0)
 
 
 def attention_s16(
@@ -197,15 +233,14 @@ def attention_s16(
     visible: NDArray[np.bool_],
     n_heads: int,
     n_kv_heads: int,
-    multiplier: AnyInts,
     shift: int,
     drop: int,
 ) -> NDArray[np.int16]:
     """Grouped-query attention over cached int8 keys and values, with the softmax division deferred.
 
     q int16[T, n_heads * head_dim]; keys, values int8[S, n_kv_heads * head_dim]; visible bool[T, S];
-    multiplier int16[n_heads], shift: scores to 1/64 octaves; drop: bits dropped from the Q15 weights so that
-    sum(p * v) fits int32 for the context in use. Returns int16[T, n_heads * head_dim]: V codes in Q8.
+    shift: q . k to scores in 1/64 octaves, int16; drop: bits dropped from the Q15 weights so that sum(p * v) fits
+    int32 for the context in use. Returns int16[T, n_heads * head_dim]: V codes in Q8.
     """
     tokens, dim = q.shape
     head_dim = dim // n_heads
@@ -214,12 +249,10 @@ def attention_s16(
     k = keys.reshape(-1, n_kv_heads, head_dim).transpose(1, 2, 0)[:, None]
     v = values.reshape(-1, n_kv_heads, head_dim).transpose(1, 0, 2)[:, None]
 
-    scores = np.matmul(by_group.astype(np.float64), k.astype(np.float64)).astype(np.int64)  # [kv, group, T, S]
-    scores = np.where(visible, scores, -(2**62))
+    product = np.matmul(by_group.astype(np.float64), k.astype(np.float64)).astype(np.int64)  # [kv, group, T, S]
+    scores = np.where(visible, saturate_s16(round_shift(product, shift)).astype(np.int64), -(2**62))
     best = scores.max(-1, keepdims=True)
-    distance = np.where(visible, best - scores, 0)
-    per_head = multiplier.reshape(n_kv_heads, group, 1, 1)
-    weight = np.where(visible, softmax_weight(distance, per_head, shift, drop), 0)
+    weight = np.where(visible, softmax_weight(best - scores, drop), 0)
 
     total = weight.sum(-1, keepdims=True)
     acc = np.matmul(weight.astype(np.float64), v.astype(np.float64)).astype(np.int64)

@@ -7,24 +7,26 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-from mcugen.boards import load_board
+import numpy as np
+
 from mcugen.console import END_OF_TRANSMISSION, answers, sampler_line
 from mcugen.emulate import qemu
-from mcugen.emulate.cortex_m import CortexM
 from mcugen.emulate.host import HostMachine, find_libasan
 from mcugen.emulate.machine import Machine, Profile
+from mcugen.emulate.machines import open_machine
 from mcugen.errors import MismatchError, ToolError
 from mcugen.generate import generate, prompt_tokens
 from mcugen.ir import Firmware, Graph, Tokenizer, VerificationReport
-from mcugen.layout import Layout, make_project
+from mcugen.layout import Layout, make_project, on_host
 from mcugen.sampler import make_sampler
 from mcugen.simulate import Simulator, greedy
 from mcugen.sources import Progress, silent
 from mcugen.tokenizer import decode
 from mcugen.toolchain import build, find_toolchain
-from mcugen.verify import mismatch, verify
+from mcugen.verify import mismatch, verify, verify_prompt
 
 SAMPLED_TOKENS = 24  # of the sampled text that verification compares
+PROMPT_TOKENS = 30  # of the prompt that is read at once
 PROFILED_TOKENS = 64  # instructions per token are the mean over positions 0 to 63
 
 
@@ -146,67 +148,86 @@ class _Rungs:
             raise error
         self.skipped.append(Skipped(rung, f"{error.what}; {error.hint}"))
 
-    def _verify(self, machine: Machine, rung: str, title: str) -> None:
+    def _verify(self, machine: Machine, layout: Layout, rung: str, title: str) -> None:
+        """Op by op, and then a prompt as the application reads it."""
+        graph, plan = layout.graph, layout.plan
         try:
             report = verify(
                 machine,
-                self._layout.graph,
-                self._layout.plan,
+                graph,
+                plan,
                 self._tokens,
                 rung=rung,
                 title=title,
                 progress=lambda done, total: self._progress(rung, done, total),
             )
+            self.reports.append(report)
+            if report.difference is None:
+                # a longer one would overwrite what was read at once
+                prompt = self._tokens[: min(PROMPT_TOKENS, graph.context)]
+                self.reports.append(verify_prompt(machine, graph, plan, prompt, rung=rung, title=title))
         finally:
             machine.close()
-        self.reports.append(report)
 
     def host(self, command: str, name: str) -> None:
         """Rung 3: the same C on this computer, with sanitizers where the compiler has them."""
         rung = "rung 3, host"
-        board = load_board("host")
+        layout = on_host(self._layout)
         try:
-            toolchain = find_toolchain(name, board)
+            toolchain = find_toolchain(name, layout.board)
         except ToolError as error:
             return self._skip(rung, error)
         self.toolchain = toolchain.title
         flags, sanitize = _sanitizer_flags(toolchain.kind)
         if not sanitize and tools_required():
             find_libasan()
-        project = make_project(self._layout, command, board, observed=True)
+        project = make_project(layout, command, observed=True)
         library = build(project, toolchain, opt="-O1", extra_flags=flags, shared=True)
         title = f"host build ({toolchain.title}{', ASan and UBSan' if sanitize else ''})"
-        self._verify(HostMachine(library, sanitize=sanitize), rung, title)
+        self._verify(HostMachine(library, sanitize=sanitize), layout, rung, title)
 
     def emulated(self, firmware: Firmware) -> None:
-        """Rung 4: the ELF that is flashed, op by op in unicorn, then its console in unicorn and in QEMU."""
+        """Rung 4: the ELF that is flashed, op by op in the board's emulator, then its console there and in QEMU."""
         rung = f"rung 4, {firmware.board.name}"
         if self._differs():
             return
         try:
-            machine = CortexM(firmware, watch_accesses=False)  # the profile watches the first tokens
+            machine = open_machine(firmware, watch_accesses=False)  # the profile watches the first tokens
         except ToolError as error:
-            self._skip(f"{rung} in unicorn", error)
+            self._skip(f"{rung}, op by op", error)
         else:
-            self._verify(machine, rung, f"{firmware.board.name} in unicorn ({firmware.toolchain})")
+            self._verify(machine, self._layout, rung, f"{machine.title} ({firmware.toolchain})")
             if self._differs():
                 return
             self._profile(firmware)
-            self._console(rung, f"console of {firmware.board.name} in unicorn", CortexM(firmware).console)
+            self._console(rung, f"console of {machine.title}", open_machine(firmware).console)
+        title = f"console of {firmware.board.name} in QEMU"
+        if any(report.machine == title for report in self.reports):
+            return  # QEMU is the board's emulator
         try:
-            self._console(rung, f"console of {firmware.board.name} in QEMU", lambda typed: _qemu(firmware, typed))
+            self._console(rung, title, lambda typed: _qemu(firmware, typed))
         except ToolError as error:
             self._skip(f"{rung} in QEMU", error)
 
     def _profile(self, firmware: Firmware) -> None:
-        machine = CortexM(firmware)
+        machine = open_machine(firmware)
         machine.boot()
         machine.call(f"{self._layout.name}_init")
         machine.reset_profile()
         for token in self._tokens[:PROFILED_TOKENS]:
             machine.call(f"{self._layout.name}_step", token)
         self.profile = machine.profile()
+        self._read_prompt(machine)
         machine.close()
+
+    def _read_prompt(self, machine: Machine) -> None:
+        """Several tokens at once, watched: their vectors lie elsewhere than a single token's."""
+        name, graph = self._layout.name, self._layout.graph
+        count = min(graph.batch + 1, graph.context, len(self._tokens))
+        prompt = machine.address(f"{name}_prompt")
+        machine.write(prompt, np.array(self._tokens[:count], "<u2").tobytes())
+        machine.call(f"{name}_reset")
+        machine.call(f"{name}_read", prompt, count)
 
     def _console(self, rung: str, title: str, run: Callable[[bytes], Iterator[bytes]]) -> None:
         """The application itself: greedy tokens with a hash of their logits, and a sampled text."""
@@ -291,5 +312,6 @@ def ladder_text(ladder: Ladder) -> str:
         lines += ["", f"instructions per token, positions 0 to {last}: {ladder.instructions_per_token:,.0f}"]
         for function, count in sorted(ladder.profile.instructions.items(), key=lambda item: -item[1])[:12]:
             lines.append(f"  {function:<24} {count / ladder.profiled_tokens:>12,.0f}")
-        lines.append(f"stack used by a step: {ladder.profile.stack_bytes} B")
+        if ladder.profile.stack_bytes is not None:
+            lines.append(f"stack used by a step: {ladder.profile.stack_bytes} B")
     return "\n".join(lines) + "\n"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcugen import __version__
-from mcugen.boards import list_boards
+from mcugen.boards import list_boards, load_board
 from mcugen.ctext import model_prefix
 from mcugen.fit import Demand, check_fits, demand_of, largest_context
 from mcugen.generate import suffix_tokens
@@ -18,7 +18,7 @@ from mcugen.sources import Progress, silent
 from mcugen.tokenizer import tokenizer_tables
 from mcugen.toolchain import build, find_toolchain
 
-CODE_BYTES = 15_000  # kernels, runtime and application before linking, of the larger toolchain, zig
+CODE_BYTES = 29_000  # kernels, runtime and application before linking, of the largest family by the larger toolchain
 STATIC_BYTES = 2 * PROMPT_TOKENS + 192  # prompt tokens, the console's line, the ring's counters
 MAX_TOKENS = 256  # the application's longest answer, unless told otherwise
 
@@ -40,16 +40,19 @@ class Layout:
         return model_prefix(self.graph.model.name)
 
 
-def lay_out(model: QuantizedModel, tokenizer: Tokenizer, board: Board, context: int | None = None) -> Layout:
+def lay_out(
+    model: QuantizedModel, tokenizer: Tokenizer, board: Board, context: int | None = None, batch: int = 1
+) -> Layout:
     """Lower and plan for `context`, or for the largest context up to the trained one that fits the board.
 
+    batch: tokens of a prompt that a forward pass takes at once.
     Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
     """
     tables = tokenizer_tables(tokenizer)
     code = CODE_BYTES + sum(t.nbytes for t in (tables.bytes, tables.offsets, tables.ranks, tables.order))
 
     def planned(slots: int) -> tuple[Graph, Plan, Demand]:
-        graph = lower(model, slots, board.features)
+        graph = lower(model, slots, board.features, batch)
         plan = plan_memory(graph, board)
         return graph, plan, demand_of(graph, plan, code_bytes=code, static_bytes=STATIC_BYTES)
 
@@ -69,14 +72,22 @@ def plan_facts(layout: Layout) -> dict[str, object]:
     return {**facts, "largest_context": layout.largest_context}
 
 
-def make_project(layout: Layout, command: str, board: Board | None = None, observed: bool = False) -> Project:
-    """Render a layout's C; for another board than the layout's (the host), with the same plan."""
-    board = board or layout.board
-    provenance = Provenance(__version__, command, layout.graph.model.sha256, board.sha256)
+def on_host(layout: Layout) -> Layout:
+    """The same model and context on this computer, with the portable kernels."""
+    board = load_board("host")
+    graph = lower(layout.graph.model, layout.graph.context, board.features, layout.graph.batch)
+    plan = plan_memory(graph, board)
+    check_plan(graph, plan)
+    return replace(layout, board=board, graph=graph, plan=plan)
+
+
+def make_project(layout: Layout, command: str, observed: bool = False) -> Project:
+    """Render a layout's C. observed: for the verification of a host build (render_c)."""
+    provenance = Provenance(__version__, command, layout.graph.model.sha256, layout.board.sha256)
     return render_c(
         layout.graph,
         layout.plan,
-        board,
+        layout.board,
         layout.tokenizer,
         suffix_tokens(layout.tokenizer),
         provenance,

@@ -1,7 +1,7 @@
-"""QuantizedModel -> Graph: one decode step as a flat list of kernel calls.
+"""QuantizedModel -> Graph: a forward pass as a flat list of kernel calls.
 
 The only place that knows the order of a transformer's operations; the kernels, the planner, the renderers and the
-simulator take the list as it is. Kernel variants and their weight packing are data (VARIANTS).
+simulator take the list as it is. Kernels and layouts of a core are data (mcugen.families).
 """
 
 from __future__ import annotations
@@ -10,46 +10,31 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from mcugen.errors import InputError, InternalError, UsageError
-from mcugen.ir import Buffer, Graph, KernelVariant, Linear, Op, QuantizedLayer, QuantizedModel
-from mcugen.kernels import EXPONENT_MAX, EXPONENT_MIN
+from mcugen.families import Family, choose_family
+from mcugen.ir import Buffer, Graph, Linear, Op, QuantizedLayer, QuantizedModel
+from mcugen.kernels import SHIFT_MAX, SHIFT_MIN, accumulator_bound
 
-MAX_HEAD_DIM = 256  # |q . k| <= 256 * 2**15 * 127, so that the distance of two scores fits int32
-
-# Per kernel the C implementations, the most specialised first; the first whose needs a core meets is taken.
-VARIANTS: dict[str, tuple[KernelVariant, ...]] = {
-    "embed_s16": (KernelVariant("mg_embed_s16", "kernels/embed.c"),),
-    "rmsnorm_s16": (KernelVariant("mg_rmsnorm_s16", "kernels/rmsnorm.c"),),
-    "block_s8": (KernelVariant("mg_block_s8", "kernels/block.c"),),
-    "linear_s8": (KernelVariant("mg_linear_s8", "kernels/linear.c"),),
-    "linear_s16": (KernelVariant("mg_linear_s16", "kernels/linear.c"),),
-    "linear_s32": (KernelVariant("mg_linear_s32", "kernels/linear.c"),),
-    "linear_add_s16": (KernelVariant("mg_linear_add_s16", "kernels/linear.c"),),
-    "rope_s16": (KernelVariant("mg_rope_s16", "kernels/rope.c"),),
-    "rope_s8": (KernelVariant("mg_rope_s8", "kernels/rope.c"),),
-    "rebase_s8": (KernelVariant("mg_rebase_s8", "kernels/rope.c"),),
-    "attention_s16": (KernelVariant("mg_attention_s16", "kernels/attention.c"),),
-    "swiglu_s16": (KernelVariant("mg_swiglu_s16", "kernels/swiglu.c"),),
-}
-
-
-def choose_variant(kernel: str, features: frozenset[str]) -> KernelVariant:
-    """The first variant of `kernel` whose needs are among the core's features."""
-    return next(variant for variant in VARIANTS[kernel] if variant.needs <= features)
+MAX_HEAD_DIM = 256  # |q . k| <= 256 * 2**15 * 127 < 2**30, so that half of the largest shift may be added
+MAX_BATCH = 8  # tokens of a prompt in one forward pass
 
 
 @dataclass(slots=True)
 class _Builder:
     """Collects buffers and ops while the step is written down."""
 
-    features: frozenset[str]
+    family: Family
+    batch: int
     buffers: dict[str, Buffer] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
 
-    def buffer(self, name: str, dtype: str, *shape: int, state: bool = False) -> str:
-        self.buffers[name] = Buffer(name, dtype, shape, state)
+    def buffer(self, name: str, dtype: str, *shape: int, layout: str = "plain") -> str:
+        self.buffers[name] = Buffer(name, dtype, shape, layout=layout, tokens=self.batch)
+        return name
+
+    def single(self, name: str, dtype: str, *shape: int, state: bool = False, layout: str = "plain") -> str:
+        """A buffer that is there once, however many tokens a pass takes."""
+        self.buffers[name] = Buffer(name, dtype, shape, state, layout)
         return name
 
     def op(
@@ -62,24 +47,30 @@ class _Builder:
         scratch: Iterable[str] = (),
         in_place: bool = False,
         row: bool = False,
+        last: bool = False,
         **parameters: Any,
     ) -> None:
-        variant = choose_variant(kernel, self.features)
+        variant = self.family.variant(kernel)
         self.ops.append(
-            Op(kernel, label, variant, tuple(inputs), tuple(outputs), tuple(scratch), in_place, row, parameters)
+            Op(kernel, label, variant, tuple(inputs), tuple(outputs), tuple(scratch), in_place, row, last, parameters)
         )
 
-    def block(self, label: str, source: str) -> tuple[str, str]:
+    def block(self, label: str, source: str, last: bool = False) -> tuple[str, str]:
         """An int16 vector as int8 codes and their scale."""
-        codes = self.buffer(f"{source}.codes", "int8", *self.buffers[source].shape)
-        scale = self.buffer(f"{source}.scale", "int32", 2)
-        self.op("block_s8", label, [source], [codes, scale])
+        make = self.single if last else self.buffer
+        codes = make(f"{source}.codes", "int8", *self.buffers[source].shape, layout=self.family.codes)
+        scale = make(f"{source}.scale", "int32", 2)
+        self.op("block_s8", label, [source], [codes, scale], last=last)
         return codes, scale
 
     def linear(self, label: str, x: tuple[str, str], w: Linear) -> str:
         y = self.buffer(label, "int16", len(w.codes))
-        self.op("linear_s16", label, x, [y], w=w)
+        self.op(_linear_kernel("s16", w), label, x, [y], w=w)
         return y
+
+
+def _linear_kernel(output: str, w: Linear) -> str:
+    return f"linear{'4' if w.bits == 4 else ''}_{output}"
 
 
 def probability_drop(context: int) -> int:
@@ -104,17 +95,18 @@ def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residua
     b.op("rope_s16", turned, [q], [turned], in_place=True, rope_step=model.rope_step)
     k = b.linear(f"{at}.wk", h, layer.wk)
     b.op("rope_s8", keys, [k], [keys], row=True, **_key_parameters(model, layer))
-    b.op("linear_s8", f"{at}.wv", h, [values], row=True, w=layer.wv)
+    b.op(_linear_kernel("s8", layer.wv), f"{at}.wv", h, [values], row=True, w=layer.wv)
 
     out = b.buffer(f"{at}.attention", "int16", config.dim)
-    scores = b.buffer(f"{at}.scores", "int32", context)
+    slots = -(-context // b.family.score_step) * b.family.score_step
+    scores = b.single(f"{at}.scores", "int16", *([b.family.score_rows] if b.family.score_rows > 1 else []), slots)
     b.op(
         "attention_s16", out, [turned, keys, values], [out], scratch=[scores],
-        score=layer.score, score_shift=layer.score_shift, drop=probability_drop(context),
+        score_shift=layer.score_shift, drop=probability_drop(context),
     )  # fmt: skip
     attended = b.buffer(f"{at}.wo", "int16", config.dim)
-    b.op("linear_add_s16", attended, [residual, *b.block(f"{at}.out_block", out)], [attended], in_place=True,
-         w=layer.wo)  # fmt: skip
+    b.op(_linear_kernel("add_s16", layer.wo), attended, [residual, *b.block(f"{at}.out_block", out)], [attended],
+         in_place=True, w=layer.wo)  # fmt: skip
 
     normed = b.buffer(f"{at}.ffn_norm", "int16", config.dim)
     b.op("rmsnorm_s16", normed, [attended], [normed], norm=layer.ffn_norm, eps=model.eps)
@@ -125,8 +117,8 @@ def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residua
         "swiglu_s16", hidden, [gate, up], [hidden], in_place=True, gate_frac=layer.gate_frac, shift=layer.swiglu_shift
     )
     final = b.buffer(f"{at}.w2", "int16", config.dim)
-    b.op("linear_add_s16", final, [attended, *b.block(f"{at}.hidden_block", hidden)], [final], in_place=True,
-         w=layer.w2)  # fmt: skip
+    b.op(_linear_kernel("add_s16", layer.w2), final, [attended, *b.block(f"{at}.hidden_block", hidden)], [final],
+         in_place=True, w=layer.w2)  # fmt: skip
     return final
 
 
@@ -134,10 +126,12 @@ def _key_parameters(model: QuantizedModel, layer: QuantizedLayer) -> dict[str, A
     return {"rope_step": model.rope_step, "zero": layer.key_zero, "shift": layer.key_shift}
 
 
-def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozenset()) -> Graph:
-    """Write down one decode step for a KV ring of `context` slots on a core with `features`.
+def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozenset(), batch: int = 1) -> Graph:
+    """Write down a forward pass for a KV ring of `context` slots on a core with `features`.
 
-    Raises UsageError where the context is not in [1, trained context], InputError where a head is too wide.
+    batch: tokens of a prompt that a pass takes at once, at most. Raises UsageError where the context is not in
+    [1, trained context], or the batch not in [1, MAX_BATCH] or not for this core and model; InputError where a head
+    is too wide.
     """
     config = model.config
     if config.head_dim > MAX_HEAD_DIM:
@@ -152,25 +146,40 @@ def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozen
             where="--context",
             hint=f"--context {min(max(context, 1), config.seq_len)}; generation goes on past it",
         )
-    b = _Builder(features)
+    if not 1 <= batch <= MAX_BATCH:
+        raise UsageError(
+            f"{batch} tokens at once are outside 1 to {MAX_BATCH}",
+            where="--prefill",
+            hint=f"--prefill {min(max(batch, 1), MAX_BATCH)}",
+        )
+    family = choose_family(features)
+    if batch > 1 and config.hidden_dim % 2 and family.kernels:  # all other vectors have an even length
+        raise UsageError(
+            f"{batch} tokens at once need a hidden_dim that is even, for kernels that read two values at a time; "
+            f"{model.name} has {config.hidden_dim}",
+            where="--prefill",
+            hint="--prefill 1",
+        )
+    b = _Builder(family, batch)
     for i in range(config.n_layers):
-        for part in ("keys", "values"):
-            b.buffer(f"layers.{i}.{part}", "int8", context, config.kv_dim, state=True)
+        for part, layout in (("keys", b.family.keys), ("values", b.family.values)):
+            b.single(f"layers.{i}.{part}", "int8", context, config.kv_dim, state=True, layout=layout)
     residual = b.buffer("embedding", "int16", config.dim)
     b.op("embed_s16", "embedding", [], [residual], table=model.embedding)
     for i in range(config.n_layers):
         residual = _layer(b, model, i, context, residual)
-    normed = b.buffer("final_norm", "int16", config.dim)
-    b.op("rmsnorm_s16", normed, [residual], [normed], norm=model.final_norm, eps=model.eps)
-    logits = b.buffer("logits", "int32", config.vocab_size)
-    b.op("linear_s32", "logits", b.block("final_block", normed), [logits], w=model.classifier)
+    normed = b.single("final_norm", "int16", config.dim)
+    b.op("rmsnorm_s16", normed, [residual], [normed], last=True, norm=model.final_norm, eps=model.eps)
+    logits = b.single("logits", "int32", config.vocab_size)
+    x = b.block("final_block", normed, last=True)
+    b.op("linear_s32", "logits", x, [logits], last=True, w=model.classifier)
     step, b.ops = tuple(b.ops), []
 
     delta = model.max_position - context
     for i, layer in enumerate(model.layers):
         keys = f"layers.{i}.keys"
         b.op("rebase_s8", f"layers.{i}.rebase", [keys], [keys], delta=delta, **_key_parameters(model, layer))
-    graph = Graph(model, context, b.buffers, step, tuple(b.ops), logits)
+    graph = Graph(model, context, b.buffers, step, tuple(b.ops), logits, batch, b.family.name, b.family.packing)
     check_graph(graph)
     return graph
 
@@ -192,9 +201,9 @@ def check_graph(graph: Graph) -> None:
 
 
 def _check_accumulators(w: Linear, where: str) -> None:
-    """|sum(w x)| <= sum|w| * 127 < 2**31 for int8 codes in [-127, 127], whatever the order of summation."""
-    bound = np.abs(w.codes.astype(np.int64)).sum(1).max() * 127
-    if bound >= 2**31:
-        raise InternalError(f"an accumulator can reach {bound}, beyond int32", where=where)
-    if not EXPONENT_MAX < w.shift <= 62 + EXPONENT_MIN:
-        raise InternalError(f"a shift of {w.shift} is not in [{EXPONENT_MAX + 1}, {62 + EXPONENT_MIN}]", where=where)
+    """|acc| <= sum|w| * 127 < 2**(shift - 1) for codes of x in [-127, 127], whatever the order of summation, so that
+    acc * 2**(32 - shift) fits int32 and a kernel may take the upper word of one product."""
+    if not SHIFT_MIN <= w.shift <= SHIFT_MAX:
+        raise InternalError(f"a shift of {w.shift} is not in [{SHIFT_MIN}, {SHIFT_MAX}]", where=where)
+    if accumulator_bound(w) >= 2 ** (w.shift - 1):
+        raise InternalError(f"an accumulator can reach {accumulator_bound(w)}, beyond 2**{w.shift - 1}", where=where)

@@ -14,7 +14,7 @@ from pathlib import Path
 from mcugen import __version__
 from mcugen.console import answers, sampler_line
 from mcugen.emulate import host_console
-from mcugen.emulate.cortex_m import CortexM
+from mcugen.emulate.machines import open_machine
 from mcugen.errors import UsageError
 from mcugen.evaluate import Evaluation, GreedyAgreement, clean_text, evaluate, greedy_agreement
 from mcugen.ir import Firmware, Graph, QuantizedModel
@@ -60,7 +60,7 @@ def run_prompt(
     if layout.board.core == "host":
         stream = host_console.console(firmware, typed)
     else:
-        stream = CortexM(firmware, watch_accesses=False).console(typed)
+        stream = open_machine(firmware, watch_accesses=False).console(typed)
     for index, part in answers(stream):
         if index == 3:  # after the banner and two settings
             yield part

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mcugen.errors import InternalError
 from mcugen.ir import Board, Graph, Linear, Norm, Op, Plan
-from mcugen.packing import PACKINGS
+from mcugen.packing import pack
 
 ALIGNMENT = 4  # bytes: the widest element is int32, and kernels may read int8 codes by words
 IMPROVEMENTS = 32  # packing orders tried after the fixed ones; only where those miss the lower bound
@@ -196,28 +196,25 @@ def _best_fit(order: Iterable[_Block], base: int) -> dict[_Block, int]:
 
 
 def _flash_items(graph: Graph) -> Iterator[tuple[str, int]]:
-    """Name and bytes of every constant tensor, in the order of use; an array used twice lies in flash once.
-
-    Codes count as their packing lays them out: one matrix in two packings is there twice.
-    """
-    seen: set[tuple[int, str]] = set()
+    """Name and bytes of every constant tensor, in the order of use; an array used twice lies in flash once."""
+    seen: set[int] = set()
     for op in (*graph.ops, *graph.rebase):
         for name, value in op.parameters.items():
-            for label, array, packing in _constants(op, name, value):
-                if (id(array), packing) not in seen:
-                    seen.add((id(array), packing))
-                    yield label, (PACKINGS[packing](array.astype(np.int8)) if packing else array).nbytes
+            for label, array, size in _constants(op, name, value, graph.packing):
+                if id(array) not in seen:
+                    seen.add(id(array))
+                    yield label, size
 
 
-def _constants(op: Op, name: str, value: object) -> Iterator[tuple[str, NDArray[np.generic], str]]:
-    """Label, array and packing ("" where there is none) of each tensor in one parameter."""
+def _constants(op: Op, name: str, value: object, packing: str) -> Iterator[tuple[str, NDArray[np.generic], int]]:
+    """Label, array and bytes in flash of each tensor in one parameter."""
     if isinstance(value, Linear):
-        yield f"{op.label}.codes", value.codes, op.variant.packing
-        yield f"{op.label}.multiplier", value.multiplier, ""
+        yield f"{op.label}.codes", value.codes, pack(value, packing).stream.nbytes
+        yield f"{op.label}.multiplier", value.multiplier, value.multiplier.nbytes
     elif isinstance(value, Norm):
-        yield f"{op.label}.gain", value.gain, ""
+        yield f"{op.label}.gain", value.gain, value.gain.nbytes
     elif isinstance(value, np.ndarray):
-        yield f"{op.label}.{name}", value, ""
+        yield f"{op.label}.{name}", value, value.nbytes
 
 
 # ---------------------------------------------------------------- gate

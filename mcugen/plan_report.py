@@ -10,8 +10,9 @@ from mcugen.ir import Board, Graph, MemoryRegion, Plan
 
 def plan_report(graph: Graph, plan: Plan, board: Board, demand: Demand, largest_context: int | None = None) -> str:
     """The plan in words and tables. largest_context: the largest that fits the board, where the caller knows it."""
+    prompts = f", prompts {graph.batch} tokens at once" if graph.batch > 1 else ""
     lines = [
-        f"Memory plan of {graph.model.name} on {board.name}, context {graph.context}",
+        f"Memory plan of {graph.model.name} on {board.name}, context {graph.context}{prompts}",
         "",
         *_totals(plan, board, demand),
         "",
@@ -32,6 +33,8 @@ def plan_json(graph: Graph, plan: Plan, board: Board, demand: Demand) -> dict[st
         "model": graph.model.name,
         "board": board.name,
         "context": graph.context,
+        "prefill": graph.batch,
+        "kernels": graph.family,
         "arena_bytes": plan.arena_bytes,
         "lower_bound": plan.lower_bound,
         "ram": {
@@ -58,6 +61,8 @@ def plan_json(graph: Graph, plan: Plan, board: Board, demand: Demand) -> dict[st
                 "bytes": graph.buffers[name].nbytes,
                 "dtype": graph.buffers[name].dtype,
                 "shape": list(graph.buffers[name].shape),
+                "layout": graph.buffers[name].layout,
+                "tokens": graph.buffers[name].tokens,
                 "state": graph.buffers[name].state,
                 "first_op": None if graph.buffers[name].state else plan.lifetimes[name][0],
                 "last_op": None if graph.buffers[name].state else plan.lifetimes[name][1],

@@ -1,4 +1,4 @@
-"""Model -> QuantizedModel: scales from calibration, then integers only (profile W8A8KV8).
+"""Model -> QuantizedModel: scales from calibration, then integers only (profiles W8A8KV8 and W4A8KV8).
 
 The float/integer boundary of mcugen is this file. Every scale is a real number "one code is worth"; what leaves are
 int8 codes, int16 multipliers and shifts. Design and measurements: DESIGN.md D2 to D7.
@@ -17,18 +17,20 @@ from mcugen.errors import InputError
 from mcugen.ir import Linear, Model, Norm, QuantizedLayer, QuantizedModel
 from mcugen.kernels import (
     ATTENTION_FRAC,
-    EXPONENT_MAX,
-    EXPONENT_MIN,
     GATE_FRAC_MAX,
     GATE_FRAC_MIN,
     SCORE_FRAC,
+    SHIFT_MAX,
+    SHIFT_MIN,
+    accumulator_bound,
 )
 from mcugen.reference import FloatDecoder, Floats, rope, rope_angles, sample_sequences
 
 S8_MAX, S16_MAX = 127, 32767
 LOGIT_FRAC = 16  # logits are Q16 nats
 RESIDUAL_HEADROOM = 2.0  # over the calibrated maximum; 12 of the 16 bits are already lossless
-BLOCK_HEADROOM = 2.0  # of int16 values that become a block: the block exponent gives the bit back
+BLOCK_HEADROOM = 2.0  # of int16 values that become a block: its codes use the whole range all the same
+GROUP = 32  # columns that share a scale in int4 matrices
 CALIBRATION_TOKENS = 4096
 CALIBRATION_LENGTH = 256
 
@@ -88,15 +90,46 @@ def rows_to_codes(w: Floats) -> tuple[NDArray[np.int8], Floats]:
     return np.clip(np.round(w / scale[:, None]), -S8_MAX, S8_MAX).astype(np.int8), scale
 
 
-def to_multiplier(ratio: Floats, where: str) -> tuple[NDArray[np.int16], int]:
+def to_group_codes(w: Floats, group: int = GROUP) -> tuple[NDArray[np.int8], NDArray[np.int8], Floats]:
+    """int4 codes in groups of columns: w ~ codes * group_scale * scale. w float[rows, cols].
+
+    Returns codes int8[rows, cols] in [-8, 7], group_scale int8[rows, groups] in [-127, 127], scale float[rows]. A
+    group's scale is signed, so that its largest weight is a code of -8; it is the one of a few sizes with the least
+    squared error.
+    """
+    rows, cols = w.shape
+    groups = -(-cols // group)
+    padded = np.zeros((rows, groups * group))
+    padded[:, :cols] = w
+    parts = padded.reshape(rows, groups, group)
+    extreme = np.take_along_axis(parts, np.abs(parts).argmax(-1, keepdims=True), -1)[..., 0]
+    scale = np.maximum(np.abs(extreme).max(1), 1e-12) / 8 / S8_MAX
+    best_error = np.full((rows, groups), np.inf)
+    best = np.zeros((rows, groups), np.int8)
+    codes = np.zeros(parts.shape, np.int8)
+    for shrink in np.linspace(1.0, 0.7, 13):
+        steps = np.round(-extreme * shrink / 8 / scale[:, None])
+        value = np.where(steps == 0, 1e-12, steps * scale[:, None])[..., None]
+        trial = np.clip(np.round(parts / value), -8, 7) * (steps != 0)[..., None]
+        error = ((parts - trial * value) ** 2).sum(-1)
+        better = error < best_error
+        best_error = np.where(better, error, best_error)
+        best = np.where(better, steps, best).astype(np.int8)
+        codes = np.where(better[..., None], trial, codes).astype(np.int8)
+    return codes.reshape(rows, -1)[:, :cols].copy(), best, scale
+
+
+def to_multiplier(ratio: Floats, where: str, largest_shift: int = 62) -> tuple[NDArray[np.int16], int]:
     """Real ratios > 0 as int16 multipliers with one common shift: ratio ~ multiplier / 2**shift.
 
-    The largest ratio gets all 15 bits; three bits fewer make no measurable difference.
+    The largest ratio gets all 15 bits unless that takes more than `largest_shift`; three bits fewer make no
+    measurable difference.
     """
     largest = float(ratio.max())
     shift = 15 - int(np.frexp(largest)[1])  # largest = f * 2**exponent, f in [0.5, 1)
     if not 1 <= shift <= 62:
         raise _out_of_range(f"a scale ratio of {largest:g} needs a shift of {shift}, not in [1, 62]", where)
+    shift = min(shift, largest_shift)
     return np.minimum(np.round(ratio * 2.0**shift), S16_MAX).astype(np.int16), shift
 
 
@@ -108,17 +141,20 @@ def _out_of_range(what: str, where: str) -> InputError:
     )
 
 
-def _linear(w: Floats, out_scale: Floats | float, where: str) -> Linear:
+def _linear(w: Floats, out_scale: Floats | float, where: str, bits: int = 8) -> Linear:
     """Quantise w, whose columns already carry the scale of the int16 input, towards `out_scale` per output code.
 
-    A block's codes are worth peak / 127; its mantissa enters with 2**-15 (kernels.block_s8).
+    A block's codes are worth peak / 127; its peak enters the row's multiplier (kernels.linear_s16).
     """
-    codes, scale = rows_to_codes(w)
-    multiplier, shift = to_multiplier(scale / out_scale / S8_MAX, where)
-    shift -= 15
-    if not EXPONENT_MAX < shift <= 62 + EXPONENT_MIN:
-        raise _out_of_range(f"a shift of {shift} leaves no room for a block's exponent", where)
-    return Linear(codes, multiplier, shift)
+    if bits == 4:
+        codes, group_scale, scale = to_group_codes(w)
+    else:
+        (codes, scale), group_scale = rows_to_codes(w), None
+    multiplier, shift = to_multiplier(scale / out_scale / S8_MAX, where, SHIFT_MAX)
+    linear = Linear(codes, multiplier, shift, bits, GROUP if bits == 4 else 0, group_scale)
+    if shift < SHIFT_MIN or accumulator_bound(linear) >= 2 ** (shift - 1):
+        raise _out_of_range(f"a shift of {shift} leaves no room for the accumulators", where)
+    return linear
 
 
 def _norm(weight: Floats, scale: float, where: str) -> Norm:
@@ -154,7 +190,9 @@ def _key_scale(keys: Floats, angles: Floats) -> _KeyScale:
     return _KeyScale(np.maximum(spread, 1e-6) / S8_MAX, zero)
 
 
-def _quantize_layer(model: Model, index: int, seen: Calibration, residual: float, angles: Floats) -> QuantizedLayer:
+def _quantize_layer(
+    model: Model, index: int, seen: Calibration, residual: float, angles: Floats, bits: int
+) -> QuantizedLayer:
     config = model.config
     w = {name: tensor[index].astype(np.float64) for name, tensor in model.weights.items() if tensor.ndim >= 2}
     label = f"layers.{index}"
@@ -165,18 +203,21 @@ def _quantize_layer(model: Model, index: int, seen: Calibration, residual: float
     key_shift = int(np.clip(np.floor(np.log2(S16_MAX / (1.25 * key_codes))), 0, 7))
     key_per_head = np.repeat(key.scale[:, 0], config.head_dim)  # [kv_dim]
 
-    # Queries absorb the key's scale, so that a score is a plain dot product of codes: one scale per query head.
+    # Queries absorb the key's scale and the softmax's unit, so that scores are a dot product and a shift. All heads
+    # share the shift: what counts is the error of a score, and that is then the same in each.
     key_for_query = np.repeat(key.scale[:, 0], config.group_size)  # [n_heads]
     query = seen.values["query", index]  # [samples, n_heads, head_dim], before RoPE
     radius = np.sqrt(query[..., 0::2] ** 2 + query[..., 1::2] ** 2).max((0, 2))  # RoPE keeps a pair's radius
-    query_scale = np.maximum(radius * key_for_query, 1e-9) * 1.25 / S16_MAX  # of code(q) * code(k) per head
-    query_code = np.repeat(query_scale / key_for_query, config.head_dim)
+    unit = np.sqrt(config.head_dim) / (np.log2(np.e) * 2.0**SCORE_FRAC)  # q . k of one score step
+    needed = float((radius * key_for_query).max()) * 1.25 / S16_MAX / unit
+    score_shift = int(np.floor(-np.log2(max(needed, 1e-12))))
+    if score_shift < 1:
+        raise _out_of_range(f"scores of {needed * 2.0**15:g} octaves do not fit int16", f"{label}.attention")
+    score_shift = min(score_shift, 30)
+    query_code = np.repeat(unit * 2.0**-score_shift / key_for_query, config.head_dim)
 
     value = np.abs(seen.values["value", index]).max(0).reshape(-1)  # [kv_dim]
     value_scale = np.maximum(value, value.max() / 1024 + 1e-6) / S8_MAX
-    score, score_shift = to_multiplier(
-        query_scale / np.sqrt(config.head_dim) * np.log2(np.e) * 2.0**SCORE_FRAC, f"{label}.attention"
-    )
     out_scale = np.repeat(value_scale.reshape(config.n_kv_heads, -1), config.group_size, 0).reshape(-1)
 
     gate_frac = int(np.floor(np.log2(S16_MAX / (1.25 * seen.peak("gate", index)))))
@@ -202,33 +243,33 @@ def _quantize_layer(model: Model, index: int, seen: Calibration, residual: float
 
     return QuantizedLayer(
         att_norm=_norm(w["rms_att_weight"], norm_scale, f"{label}.att_norm"),
-        wq=_linear(w["wq"] * norm_scale, query_code, f"{label}.wq"),
-        wk=_linear(w["wk"] * norm_scale, key_per_head * 2.0**-key_shift, f"{label}.wk"),
-        wv=_linear(w["wv"] * norm_scale, value_scale, f"{label}.wv"),
+        wq=_linear(w["wq"] * norm_scale, query_code, f"{label}.wq", bits),
+        wk=_linear(w["wk"] * norm_scale, key_per_head * 2.0**-key_shift, f"{label}.wk", bits),
+        wv=_linear(w["wv"] * norm_scale, value_scale, f"{label}.wv", bits),
         key_zero=-np.round((key.zero / key.scale).reshape(-1) * 2.0 ** (15 + key_shift)).astype(np.int32),
         key_shift=key_shift,
-        score=score,
         score_shift=score_shift,
-        wo=_linear(w["wo"] * (out_scale * 2.0**-ATTENTION_FRAC), residual, f"{label}.wo"),
+        wo=_linear(w["wo"] * (out_scale * 2.0**-ATTENTION_FRAC), residual, f"{label}.wo", bits),
         ffn_norm=_norm(w["rms_ffn_weight"], ffn_scale, f"{label}.ffn_norm"),
-        w1=_linear(w["w1"] * ffn_scale, gate_step, f"{label}.w1"),
-        w3=_linear(w["w3"] * ffn_scale, up_scale, f"{label}.w3"),
+        w1=_linear(w["w1"] * ffn_scale, gate_step, f"{label}.w1", bits),
+        w3=_linear(w["w3"] * ffn_scale, up_scale, f"{label}.w3", bits),
         gate_frac=gate_frac,
         swiglu_shift=swiglu_shift,
-        w2=_linear(w["w2"] * hidden_scale, residual, f"{label}.w2"),
+        w2=_linear(w["w2"] * hidden_scale, residual, f"{label}.w2", bits),
     )
 
 
-def quantize(model: Model, seen: Calibration) -> QuantizedModel:
-    """Quantise a model to int8 weights, activations and KV cache, by the values `seen` in calibration.
+def quantize(model: Model, seen: Calibration, bits: int = 8) -> QuantizedModel:
+    """Quantise a model to int8 activations and KV cache, by the values `seen` in calibration.
 
-    Raises InputError where a scale leaves the range of the integer arithmetic.
+    bits: of the layers' weights, 8 or 4 (in groups of 32 columns); embedding and classifier have 8. Raises InputError
+    where a scale leaves the range of the integer arithmetic.
     """
     config = model.config
     residual = max(seen.peak("residual", layer) for layer in range(config.n_layers)) * RESIDUAL_HEADROOM / S16_MAX
     max_position = 2 * config.seq_len
     angles = rope_angles(config, np.arange(max_position))
-    layers = tuple(_quantize_layer(model, i, seen, residual, angles) for i in range(config.n_layers))
+    layers = tuple(_quantize_layer(model, i, seen, residual, angles, bits) for i in range(config.n_layers))
 
     codes, scale = rows_to_codes(model.weights["token_embedding_table"].astype(np.float64))
     embedding = Linear(codes, *to_multiplier(scale / residual, "token_embedding_table"))
@@ -249,5 +290,5 @@ def quantize(model: Model, seen: Calibration) -> QuantizedModel:
         rope_step=np.round(frequency / (2 * np.pi) * 2.0**32).astype(np.uint32),
         max_position=max_position,
         sha256=model.sha256,
-        recipe=f"w8a8kv8, calibrated on {seen.description}",
+        recipe=f"w{bits}a8kv8, calibrated on {seen.description}",
     )

@@ -24,14 +24,17 @@ from numpy.typing import NDArray
 
 from mcugen.errors import InputError, InternalError
 from mcugen.ir import CONFIG_LIMITS, NO_MERGE, Config, Linear, Norm, QuantizedLayer, QuantizedModel, Tokenizer
-from mcugen.kernels import EXPONENT_MAX, EXPONENT_MIN, GATE_FRAC_MAX, GATE_FRAC_MIN
+from mcugen.kernels import GATE_FRAC_MAX, GATE_FRAC_MIN, SHIFT_MAX, SHIFT_MIN, accumulator_bound
 
 FORMAT = "mcugen quantized model"
-VERSION = 1
+VERSION = 2
 KEY = "mcugen"  # the one key of the metadata: a mapping of several has no fixed order in the file
 
 _DTYPES = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "U8": "<u1", "U32": "<u4"}
 _REALS = ("rope_theta", "norm_eps")
+_CLASSIFIER = "classifier"
+_INT8 = {"bits": 8, "group": 0}
+_GROUPS = (0, 32, 64)  # columns that share a scale, in the kernels
 _MAX_HEAD_DIM = 256  # kernels.h, mg_attention_t
 _MAX_EPS = 2**48  # far above any; keeps the sum of squares exact everywhere
 _MAX_TEXT = 255  # characters of a name, which the generated C quotes
@@ -63,11 +66,20 @@ def _linear_layout(name: str, rows: int, cols: int, codes: bool = True) -> Itera
     yield f"{name}.multiplier", _Tensor("I16", (rows,), 0, 2**15 - 1)
 
 
+def _matrix_layout(name: str, rows: int, cols: int, integers: Mapping[str, int]) -> Iterator[tuple[str, _Tensor]]:
+    """A matrix of a layer, which may have 4 bits and group scales."""
+    yield from _linear_layout(name, rows, cols)
+    if integers[f"{name}.bits"] == 4:
+        yield f"{name}.codes", _Tensor("I8", (rows, cols), -8, 7)
+    if group := integers[f"{name}.group"]:
+        yield f"{name}.group_scale", _Tensor("I8", (rows, -(-cols // group)), -127, 127)
+
+
 def _norm_layout(name: str, dim: int) -> tuple[str, _Tensor]:
     return f"{name}.gain", _Tensor("I16", (dim,), -(2**15), 2**15 - 1)
 
 
-def _model_layout(config: Config) -> dict[str, _Tensor]:
+def _model_layout(config: Config, integers: Mapping[str, int]) -> dict[str, _Tensor]:
     """Every tensor of a model, by name, as docs of mcugen.ir describe it."""
     dim, hidden, kv_dim = config.dim, config.hidden_dim, config.kv_dim
     layout = dict(_linear_layout("embedding", config.vocab_size, dim))
@@ -79,9 +91,8 @@ def _model_layout(config: Config) -> dict[str, _Tensor]:
         at = f"layers.{i}"
         layout |= dict(_norm_layout(f"{at}.{name}", dim) for name in ("att_norm", "ffn_norm"))
         for name, rows, cols in matrices:
-            layout |= dict(_linear_layout(f"{at}.{name}", rows, cols))
+            layout |= dict(_matrix_layout(f"{at}.{name}", rows, cols, integers))
         layout[f"{at}.key_zero"] = _Tensor("I32", (kv_dim,), -127 * 2**22, 127 * 2**22)
-        layout[f"{at}.score"] = _Tensor("I16", (config.n_heads,), 0, 2**15 - 1)
     layout |= dict([_norm_layout("final_norm", dim)])
     layout |= dict(_linear_layout("classifier", config.vocab_size, dim, codes=not config.shared_classifier))
     layout["rope_step"] = _Tensor("U32", (config.head_dim // 2,), 0, 2**32 - 1)
@@ -90,10 +101,11 @@ def _model_layout(config: Config) -> dict[str, _Tensor]:
 
 def _integer_ranges(config: Config) -> dict[str, tuple[int, int]]:
     """Every scalar of a model, by name, with its inclusive range from kernels.h."""
-    linear, norm = (EXPONENT_MAX + 1, 62 + EXPONENT_MIN), (-14, 15)
+    linear, norm = (SHIFT_MIN, SHIFT_MAX), (-14, 15)
     ranges = {
         "embedding.shift": (1, 62),
         "classifier.shift": linear,
+        **{f"{name}.{part}": (value, value) for name in ("embedding", "classifier") for part, value in _INT8.items()},
         "final_norm.gain_frac": norm,
         "eps": (1, _MAX_EPS),
         "max_position": (config.seq_len + 1, 2**30),  # re-basing must find room above the ring
@@ -101,8 +113,9 @@ def _integer_ranges(config: Config) -> dict[str, tuple[int, int]]:
     for i in range(config.n_layers):
         at = f"layers.{i}"
         ranges |= {f"{at}.{name}.gain_frac": norm for name in ("att_norm", "ffn_norm")}
-        ranges |= {f"{at}.{name}.shift": linear for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2")}
-        ranges |= {f"{at}.key_shift": (0, 7), f"{at}.score_shift": (1, 62), f"{at}.swiglu_shift": (1, 30)}
+        for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2"):
+            ranges |= {f"{at}.{name}.shift": linear, f"{at}.{name}.bits": (4, 8), f"{at}.{name}.group": (0, 64)}
+        ranges |= {f"{at}.key_shift": (0, 7), f"{at}.score_shift": (1, 30), f"{at}.swiglu_shift": (1, 30)}
         ranges[f"{at}.gate_frac"] = (GATE_FRAC_MIN, GATE_FRAC_MAX)
     return ranges
 
@@ -145,7 +158,7 @@ def _take_apart(model: QuantizedModel) -> tuple[Tensors, Integers]:
                 put(f"{name}.{part.name}", getattr(value, part.name))
         elif isinstance(value, np.ndarray):
             tensors[name] = value
-        else:
+        elif value is not None:
             integers[name] = int(cast(int, value))
 
     for name in ("embedding", "final_norm", "classifier", "rope_step"):
@@ -223,12 +236,12 @@ class _Reader:
 
     def read(self) -> tuple[QuantizedModel, Tokenizer | None]:
         config = self._config()
-        layout = _model_layout(config)
+        integers = self._integers(_integer_ranges(config))
+        layout = _model_layout(config, integers)
         flags = self._header["tokenizer"]
         if flags is not None:
             layout |= self._tokenizer_layout(config)
         self._check_tensors(layout)
-        integers = self._integers(_integer_ranges(config))
         self._check_products(integers)
         return self._model(config, integers), None if flags is None else self._tokenizer(config, flags)
 
@@ -257,7 +270,7 @@ class _Reader:
         return native, header
 
     def _parse(self, text: str | None) -> dict[str, Any]:
-        """The JSON of the metadata, its format and version checked, and that its entries are those of version 1."""
+        """The JSON of the metadata, its format, version and the names of its entries checked."""
         if text is None:
             self._fail("the safetensors file has no mcugen entry in its metadata", "mcugen quantize writes one")
         try:
@@ -341,7 +354,13 @@ class _Reader:
     def _integers(self, ranges: Mapping[str, tuple[int, int]]) -> Integers:
         found = self._mapping("integers", self._header["integers"])
         self._check_names("integer", found, ranges)
-        return {name: self._integer(name, found[name], low, high) for name, (low, high) in ranges.items()}
+        integers = {name: self._integer(name, found[name], low, high) for name, (low, high) in ranges.items()}
+        for name, value in integers.items():
+            if name.endswith(".bits") and value not in (4, 8):
+                self._fail(f"{name} is {value}", "it must be 4 or 8")
+            if name.endswith(".group") and value not in (_GROUPS if integers[f"{name[:-6]}.bits"] == 4 else (0,)):
+                self._fail(f"{name} is {value}", f"it must be one of {_GROUPS}, and 0 for 8 bits")
+        return integers
 
     def _check_tensors(self, layout: Mapping[str, _Tensor]) -> None:
         self._check_names("tensor", self._tensors, layout)
@@ -363,23 +382,35 @@ class _Reader:
     def _check_products(self, integers: Integers) -> None:
         """Bounds that tie two entries: int32 accumulators, and zero points in units of their shift."""
         for name, codes in self._tensors.items():
-            if name.endswith(".codes"):
-                largest = int(np.abs(codes.astype(np.int64)).sum(1).max()) * 127
-                if largest >= 2**31:
-                    self._fail(
-                        f"an accumulator of {name} can reach {largest:,}", f"it must stay below {2**31:,} (int32)"
-                    )
+            if name.endswith(".codes") and name != "embedding.codes":
+                self._check_accumulators(self._linear(name.removesuffix(".codes"), integers), name)
             if name.endswith(".key_zero"):
                 limit = 127 << (15 + integers[name.removesuffix("zero") + "shift"])
                 largest = int(np.abs(codes.astype(np.int64)).max())
                 if largest > limit:
                     self._fail(f"tensor {name} holds a magnitude of {largest:,}", f"its shift allows {limit:,}")
 
+        if f"{_CLASSIFIER}.codes" not in self._tensors:
+            shared = self._linear(_CLASSIFIER, integers, self._tensors["embedding.codes"])
+            self._check_accumulators(shared, "embedding.codes")
+
+    def _check_accumulators(self, w: Linear, name: str) -> None:
+        limit = 2 ** (w.shift - 1)
+        if (largest := accumulator_bound(w)) >= limit:
+            self._fail(f"an accumulator of {name} can reach {largest:,}", f"its shift keeps it below {limit:,}")
+
     # ------------------------------------------------------------ results
 
     def _linear(self, name: str, integers: Integers, codes: Array | None = None) -> Linear:
         codes = self._tensors[f"{name}.codes"] if codes is None else codes
-        return Linear(codes, self._tensors[f"{name}.multiplier"], integers[f"{name}.shift"])
+        return Linear(
+            codes,
+            self._tensors[f"{name}.multiplier"],
+            integers[f"{name}.shift"],
+            integers[f"{name}.bits"],
+            integers[f"{name}.group"],
+            self._tensors.get(f"{name}.group_scale"),
+        )
 
     def _layer(self, at: str, integers: Integers) -> QuantizedLayer:
         parts: dict[str, Any] = {}

@@ -6,18 +6,22 @@ firmware/ as they are.
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
+from mcugen.cores import CORES, GCC_PREFIXES
 from mcugen.ctext import C_TYPES, array_body, identifier, model_prefix, string_literal, wrapped
-from mcugen.flags import compile_flags, link_flags
+from mcugen.families import family_named
+from mcugen.flags import assemble_flags, compile_flags, link_flags
 from mcugen.ir import Board, Buffer, Graph, Linear, Op, Plan, Project, Tokenizer
-from mcugen.packing import PACKINGS
+from mcugen.layouts import LAYOUTS
+from mcugen.packing import pack
 from mcugen.ports import port_files
 from mcugen.resources import data_dir
 from mcugen.tokenizer import TokenizerTables, tokenizer_tables
@@ -68,13 +72,16 @@ class _Call:
     index: int
     comment: str
     text: str
+    looped: bool  # over the tokens of a pass
 
 
 class _Constants:
     """Collects arrays and structures; an array that two ops share is emitted once."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, aligned: bool = False) -> None:
+        """aligned: every array begins at a word, for kernels that read several elements at once."""
         self._prefix = prefix
+        self._aligned = aligned
         self._names: dict[int, str] = {}
         self.arrays: list[_Array] = []
         self.structs: list[_Struct] = []
@@ -84,7 +91,8 @@ class _Constants:
         owner = id(values if key is None else key)
         if owner not in self._names:
             self._names[owner] = f"{self._prefix}_{name}"
-            declaration = f"{C_TYPES[values.dtype.name]} {self._names[owner]}[{values.size}]"
+            attribute = "__attribute__((aligned(4))) " if self._aligned and values.itemsize < 4 else ""
+            declaration = f"{attribute}{C_TYPES[values.dtype.name]} {self._names[owner]}[{values.size}]"
             self.arrays.append(_Array(declaration, array_body(values), comment))
         return self._names[owner]
 
@@ -94,16 +102,18 @@ class _Constants:
         self.structs.append(_Struct(type_name, full, _initialisers(fields)))
         return f"&{full}"
 
-    def linear(self, op: Op, w: Linear) -> str:
+    def linear(self, op: Op, w: Linear, packing: str) -> str:
         name = identifier(op.label)
         rows, cols = w.codes.shape
-        packing = op.variant.packing
-        shape = f"[{rows}][{cols}], {packing.replace('_', '-')}"
-        codes = self.array(f"{name}_codes", PACKINGS[packing](w.codes), w.codes, shape)
+        packed = pack(w, packing)
+        groups = f", groups of {w.group}" if w.group else ""
+        shape = f"int{w.bits} [{rows}][{cols}]{groups}, {packing.replace('_', '-')}"
+        codes = self.array(f"{name}_codes", packed.stream, w.codes, shape)
         multiplier = self.array(f"{name}_multiplier", w.multiplier)
         return self.struct(
-            "mg_linear_t", name, codes=codes, multiplier=multiplier, rows=rows, cols=cols, shift=w.shift
-        )
+            "mg_linear_t", name, codes=codes, multiplier=multiplier, rows=rows, cols=cols, shift=w.shift,
+            chunk=packed.chunk, group=w.group,
+        )  # fmt: skip
 
 
 def _initialisers(fields: Mapping[str, object]) -> str:
@@ -114,9 +124,14 @@ def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
     """The C arguments of an op, in the order of its prototype in kernels.h."""
     config, p = graph.model.config, op.parameters
     name = identifier(op.label)
-    out = [_view(graph, buffer, row=op.row) for buffer in op.outputs]
-    given = [_view(graph, buffer) for buffer in op.inputs]
-    scratch = [_view(graph, buffer) for buffer in op.scratch]
+    batch = _is_batched(op, graph)
+    whole = op.kernel.startswith("linear")  # takes all tokens in one call
+    token = "" if whole or not batch else " + t * "
+    out = [_view(graph, buffer, token) for buffer in op.outputs]
+    given = [_view(graph, buffer, token) for buffer in op.inputs]
+    scratch = [_view(graph, buffer, "") for buffer in op.scratch]
+    of_token = " + t" if batch else ""
+    slot = [f"ring.slot{'' if whole else of_token}"] if op.row else []
 
     def rope(heads: int) -> str:
         zero = (
@@ -130,7 +145,7 @@ def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
 
     match op.kernel:
         case "embed_s16":
-            return [*out, "token", constants.linear(op, p["table"])]
+            return [*out, "token[t]" if batch else "*token", constants.linear(op, p["table"], graph.packing)]
         case "rmsnorm_s16":
             norm = p["norm"]
             gain = constants.array(f"{name}_gain", norm.gain)
@@ -140,40 +155,49 @@ def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
             return [*out, *given, struct]
         case "block_s8":
             return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0])]
-        case "linear_s8" | "linear_s16" | "linear_s32" | "linear_add_s16":
-            return [*out, *given, constants.linear(op, p["w"])]
+        case kernel if kernel.startswith("linear"):
+            tokens = "tokens" if batch else "1"
+            return [*out, *slot, *given, tokens, constants.linear(op, p["w"], graph.packing)]
         case "rope_s16":
-            return [*out, *given, "ring.position", rope(config.n_heads)]
+            return [*out, *given, f"ring.position{of_token}", rope(config.n_heads)]
         case "rope_s8":
-            return [*out, *given, "ring.position", rope(config.n_kv_heads)]
+            return [*out, *slot, *given, f"ring.position{of_token}", rope(config.n_kv_heads)]
         case "rebase_s8":
             return [*out, *given, str(graph.context), str(p["delta"]), rope(config.n_kv_heads)]
         case "attention_s16":
-            score = constants.array(f"{name}_score", p["score"])
             struct = constants.struct(
-                "mg_attention_t", name, multiplier=score, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads,
+                "mg_attention_t", name, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads,
                 head_dim=config.head_dim, shift=p["score_shift"], drop=p["drop"],
             )  # fmt: skip
-            return [*out, *given, *scratch, "ring.length", struct]
+            return [*out, *given, *scratch, f"ring.length{of_token}", struct]
         case "swiglu_s16":
             return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0]), str(p["gate_frac"]), str(p["shift"])]
     raise AssertionError(f"no C prototype is known for {op.kernel}")
 
 
+def _is_batched(op: Op, graph: Graph) -> bool:
+    """Whether an op computes several tokens of a forward pass."""
+    return graph.batch > 1 and not op.last and op not in graph.rebase
+
+
 _VIEWS = {"int8": "s8", "int16": "s16", "int32": "s32"}
 
 
-def _view(graph: Graph, buffer: str, row: bool = False) -> str:
-    """A buffer as a typed pointer into the arena; of a KV ring, the current slot where row is set."""
+def _view(graph: Graph, buffer: str, token: str) -> str:
+    """A buffer as a typed pointer into the arena. token: "" or what steps on to one token, as in " + t * "."""
     b = graph.buffers[buffer]
-    view = "scale" if buffer.endswith(".scale") else _VIEWS[b.dtype]
-    slot = f" + ring.slot * {b.shape[1]}" if row else ""
-    return f"{view}({identifier(buffer).upper()}){slot}"
+    if buffer.endswith(".scale"):
+        return f"scale({identifier(buffer).upper()}){token.removesuffix(' * ')}"
+    stored = LAYOUTS[b.layout].dtype or b.dtype
+    step = f"{token}{b.token_bytes // np.dtype(stored).itemsize}" if token and b.tokens > 1 else ""
+    return f"{_VIEWS.get(stored, 'u8')}({identifier(buffer).upper()}){step}"
 
 
 def _shape(buffer: Buffer) -> str:
-    """int8[128][32]"""
-    return f"{buffer.dtype}[{']['.join(map(str, buffer.shape))}]"
+    """int8[128][32]; with the tokens of a forward pass in front, and the layout behind, where there are several."""
+    tokens = f"[{buffer.tokens}]" if buffer.tokens > 1 else ""
+    layout = "" if buffer.layout == "plain" else f" ({buffer.layout.replace('_', ' ')})"
+    return f"{buffer.dtype}{tokens}[{']['.join(map(str, buffer.shape))}]{layout}"
 
 
 def _comment(op: Op, graph: Graph) -> str:
@@ -187,8 +211,10 @@ def _comment(op: Op, graph: Graph) -> str:
 
 def _call(index: int, op: Op, graph: Graph, constants: _Constants) -> _Call:
     arguments = _arguments(op, graph, constants)
+    looped = _is_batched(op, graph) and not op.kernel.startswith("linear")
     head = f"{op.variant.symbol}("
-    return _Call(index, _comment(op, graph), head + wrapped(arguments, len(head) + 4) + ");")
+    text = head + wrapped(arguments, len(head) + (8 if looped else 4)) + ");"
+    return _Call(index, _comment(op, graph), text, looped)
 
 
 def _offsets(graph: Graph, plan: Plan) -> list[str]:
@@ -251,6 +277,24 @@ def _hexadecimal(value: int) -> str:
     return f"0x{value:08X}"
 
 
+def _memory_map(board: Board, stack_bytes: int) -> dict[str, object]:
+    """What linker.ld.j2 places."""
+    return {
+        "board_name": board.name,
+        "flash_origin": _hexadecimal(board.flash.origin),
+        "flash_size": board.flash.size,
+        "ram_origin": _hexadecimal(board.ram.origin),
+        "ram_size": board.ram.size,
+        "stack_size": stack_bytes,
+    }
+
+
+def render_linker_script(board: Board, keep: Sequence[str]) -> bytes:
+    """The linker script of firmware without a model. keep: functions that stay although nothing calls them."""
+    script = _environment().get_template("c/linker.ld.j2").render(_memory_map(board, board.stack_bytes))
+    return f"EXTERN({' '.join(keep)})\n{script}".encode()
+
+
 def render_c(
     graph: Graph,
     plan: Plan,
@@ -267,16 +311,25 @@ def render_c(
     observed: link the op observer of the host build (op_done_host.c) instead of the empty one, and no application.
     """
     prefix = model_prefix(graph.model.name)
-    constants = _Constants(prefix)
+    constants = _Constants(prefix, aligned=graph.family != "portable")
     calls = [_call(i, op, graph, constants) for i, op in enumerate(graph.ops)]
     rebase = [_call(len(graph.ops) + i, op, graph, constants) for i, op in enumerate(graph.rebase)]
 
     op_done = "runtime/op_done_host.c" if observed else "runtime/op_done.c"
-    kernels = sorted({op.variant.source for op in (*graph.ops, *graph.rebase)} | {"kernels/tables.c"})
+    kernels = sorted({s for op in (*graph.ops, *graph.rebase) for s in op.variant.sources} | {"kernels/tables.c"})
     port = port_files(board)
     firmware = data_dir("firmware")
     application = () if observed else ("main.c", "app/console.c")
-    copied = [*kernels, *KERNEL_HEADERS, *RUNTIME, *RUNTIME_HEADERS, op_done, *(() if observed else APPLICATION)]
+    headers = family_named(graph.family).headers
+    copied = [
+        *kernels,
+        *KERNEL_HEADERS,
+        *headers,
+        *RUNTIME,
+        *RUNTIME_HEADERS,
+        op_done,
+        *(() if observed else APPLICATION),
+    ]
     files = {path: (firmware / path).read_bytes() for path in copied}
     port_sources = () if observed else port.sources
     files |= {path: content for path, content in port.files.items() if path in port_sources or path.endswith(".h")}
@@ -301,23 +354,27 @@ def render_c(
         "generate": _prototype(prefix),
         "offsets": _offsets(graph, plan),
         "logits": identifier(graph.logits).upper(),
-        "calls": calls,
+        "calls": [call for call, op in zip(calls, graph.ops, strict=True) if not op.last],
+        "head_calls": [call for call, op in zip(calls, graph.ops, strict=True) if op.last],
         "rebase": rebase,
+        "kernel_headers": [path.removeprefix("kernels/") for path in ("kernels/kernels.h", *headers[:1])],
+        "batch": graph.batch,
+        "batched": graph.batch > 1,
+        "views_u8": any(re.search(r"\bu8\(", call.text) for call in (*calls, *rebase)),
         "arrays": constants.arrays,
         "structs": constants.structs,
-        "board_name": board.name,
-        "flash_origin": _hexadecimal(board.flash.origin),
-        "flash_size": board.flash.size,
-        "ram_origin": _hexadecimal(board.ram.origin),
-        "ram_size": board.ram.size,
-        "stack_size": plan.stack_bytes,
+        **_memory_map(board, plan.stack_bytes),
         "sources": sources,
         "include_dirs": [".", *INCLUDE_DIRS],
         "linker_script": "linker.ld",
         "is_host": on_host,
+        "gcc_prefix": GCC_PREFIXES.get(CORES[board.core].family, ""),
+        "has_assembly": any(source.endswith(".S") for source in sources),
         "cflags": _flags(compile_flags(board, "gcc")),
+        "asflags": _flags(assemble_flags(board, "gcc")),
         "ldflags": _flags([*script, *link_flags(board, "gcc")]),
         "zig_cflags": _flags(compile_flags(board, "zig")),
+        "zig_asflags": _flags(assemble_flags(board, "zig")),
         "zig_ldflags": _flags([*script, *link_flags(board, "zig")]),
         **_vocabulary(tokenizer_tables(tokenizer), suffix, prefix),
     }

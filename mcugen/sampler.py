@@ -104,9 +104,7 @@ def token_weights(sampler: Sampler, logits: NDArray[np.int32]) -> NDArray[np.int
     """Return how likely each token is to be drawn: int64[vocab], each at most 32767; the sum is below 2**31."""
     steps = (int(logits.max()) - logits.astype(np.int64)) >> sampler.shift
     distance = np.minimum((steps * sampler.multiplier + (1 << 19)) >> 20, FAR_AWAY)
-    octaves = distance >> 6
-    fractions = EXP2_Q15.astype(np.int64)[distance & 63]
-    weights: NDArray[np.int64] = (fractions + ((1 << octaves) >> 1)) >> octaves
+    weights = np.append(EXP2_Q15.astype(np.int64), 0)[distance]
     if 0 < sampler.top_k < len(logits):
         weights[np.argsort(distance, kind="stable")[sampler.top_k :]] = 0  # stable: ties keep the lowest indices
     if sampler.top_p < 65536:

@@ -42,6 +42,9 @@ class Simulator:
             ),
             "rope_s8": self._rope_s8,
             "attention_s16": self._attention_s16,
+            "linear4_s8": lambda op, b: (kernels.linear4_s8(*_codes(op, b), _linear(op)),),
+            "linear4_s16": lambda op, b: (kernels.linear4_s16(*_codes(op, b), _linear(op)),),
+            "linear4_add_s16": lambda op, b: (kernels.linear4_add_s16(b[op.inputs[0]], *_codes(op, b), _linear(op)),),
             "swiglu_s16": lambda op, b: (
                 kernels.swiglu_s16(
                     b[op.inputs[0]], b[op.inputs[1]], op.parameters["gate_frac"], op.parameters["shift"]
@@ -126,7 +129,7 @@ class Simulator:
         q, k, v = (values[name] for name in op.inputs)
         out = kernels.attention_s16(
             q, k, v, self._visible, config.n_heads, config.n_kv_heads,
-            p["score"], p["score_shift"], p["drop"],
+            p["score_shift"], p["drop"],
         )  # fmt: skip
         return (out,)
 

@@ -83,13 +83,24 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {why}", where="text file", hint="check the path") from error
 
 
-def quantize_source(source: Source, calibrate: Path | None, progress: Progress = silent) -> QuantizedModel:
-    """The integers of a source; calibrated on a text, or on the model's own samples."""
+def quantize_source(
+    source: Source, calibrate: Path | None, progress: Progress = silent, bits: int | None = None
+) -> QuantizedModel:
+    """The integers of a source; calibrated on a text, or on the model's own samples.
+
+    bits: of the layers' weights; None is 8, or whatever a quantised model has. Raises UsageError where it has others.
+    """
     if source.quantized is not None:
+        if bits not in (None, source.quantized.layers[0].wq.bits):
+            raise UsageError(
+                f"{source.name} is quantised already, with int{source.quantized.layers[0].wq.bits} weights",
+                where="--weights",
+                hint="name the float checkpoint it was made from, or leave --weights out",
+            )
         return source.quantized
     assert source.model is not None
     text = None if calibrate is None else read_text(calibrate)
-    cache, key = Cache(default_cache_dir()), _quantized_key(source, text)
+    cache, key = Cache(default_cache_dir()), _quantized_key(source, text, bits or 8)
     if (kept := cache.load(key)) is not None:
         with contextlib.suppress(InputError):  # a damaged file is as good as none
             return replace(load_quantized(kept)[0], name=source.name)
@@ -100,18 +111,18 @@ def quantize_source(source: Source, calibrate: Path | None, progress: Progress =
         tokens = np.array(encode(source.tokenizer, text, bos=False))
         seen = text_calibration(source.model, tokens, bos=source.tokenizer.bos)
     progress("calibrate", 1, 2)
-    quantized = quantize(source.model, seen)
+    quantized = quantize(source.model, seen, bits or 8)
     cache.store(key, save_quantized(quantized))
     progress("calibrate", 2, 2)
     return quantized
 
 
-def _quantized_key(source: Source, text: str | None) -> str:
-    """Hash of everything that quantisation depends on: weights, text, tokenizer, numpy, and all of mcugen's code."""
+def _quantized_key(source: Source, text: str | None, bits: int) -> str:
+    """Hash of all that quantisation depends on: weights, text, tokenizer, bits, numpy, and all of mcugen's code."""
     assert source.model is not None
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))] + [np.__version__.encode()]
     t = source.tokenizer
     encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase)
     calibration = repr(t.eos if text is None else (text, encoding)).encode()
-    parts = [source.model.sha256.encode(), *code, calibration]
+    parts = [source.model.sha256.encode(), *code, calibration, bytes([bits])]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()

@@ -1,6 +1,6 @@
 """The three constant tables of the integer arithmetic; twin of firmware/kernels/tables.c.
 
-Every table is small, independent of model and context, and interpolated or shifted where finer steps are needed.
+Every table is small, independent of model and context, and interpolated where finer steps are needed.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ def _read_only(values: list[int], dtype: type[np.generic]) -> NDArray[np.generic
     return table
 
 
-# 2**-(i/64) in Q15; the first entry is 32767, not 32768, so that a probability fits int16.
-EXP2_Q15 = _read_only([min(32767, round(2.0 ** (15 - i / 64))) for i in range(64)], np.uint16)
+# 2**-(i/64) in Q15, down to the last octave that is not nothing, so that a weight is one load; the first entry is
+# 32767, not 32768, so that a probability fits int16.
+EXP2_Q15 = _read_only([min(32767, round(2.0 ** (15 - i / 64))) for i in range(1024)], np.uint16)
 
 # sin(2 pi i / 512) in Q15, one turn and the first entry again, for linear interpolation.
 SINE_Q15 = _read_only([round(32767 * math.sin(2 * math.pi * i / 512)) for i in range(513)], np.int16)

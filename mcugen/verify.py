@@ -5,6 +5,7 @@ The relation is equality. A report names the first value that differs, in the or
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from mcugen.ctext import model_prefix
 from mcugen.emulate.machine import Machine, Region, Regions
 from mcugen.errors import MismatchError
-from mcugen.ir import Difference, Graph, Plan, Trace, VerificationReport
+from mcugen.ir import Buffer, Difference, Graph, Plan, Trace, VerificationReport
+from mcugen.layouts import LAYOUTS, decode, stored_bytes
 from mcugen.simulate import Simulator, record
 
 CHUNK = 50  # tokens traced at a time: bounds memory, and how late a difference is seen
@@ -21,8 +23,10 @@ CHUNK = 50  # tokens traced at a time: bounds memory, and how late a difference 
 # Where a difference is that no op is to blame for: the label of such a Difference, whose kernel is empty.
 BEFORE_THE_OPS = "before its ops"
 AFTER_THE_OPS = "after its ops"
+AFTER_A_PROMPT = "after a prompt read at once"
 _HINTS = {
     BEFORE_THE_OPS: "compare when the step calls rebase with Simulator.feed in mcugen/simulate.py",
+    AFTER_A_PROMPT: "token by token all is equal: look at the step's read, and at kernels on several tokens",
     AFTER_THE_OPS: "each op wrote what it should: look for a write beside an op's outputs, or a wrong offset",
 }
 
@@ -41,22 +45,17 @@ def op_regions(graph: Graph, plan: Plan, arena: int) -> Regions:
             buffer = graph.buffers[name]
             address = arena + plan.offsets[name]
             if op.row:
-                row = buffer.nbytes // graph.context
-                region = Region(address, row, stride=row, modulo=graph.context)
+                size = stored_bytes(buffer.layout, buffer.dtype, _unit(buffer))
+                region = Region(address, size, size, graph.context, LAYOUTS[buffer.layout].unit)
             else:
-                region = Region(address, buffer.nbytes)
+                region = Region(address, buffer.token_bytes)
             regions.setdefault(index, []).append(region)
     return regions
 
 
-def _output_types(graph: Graph) -> list[list[tuple[np.dtype[np.generic], int]]]:
-    """Per op and output: little-endian element type and number of elements traced."""
-    types = []
-    for op in graph.ops:
-        buffers = [graph.buffers[name] for name in op.outputs]
-        counts = [int(np.prod(b.shape)) // (graph.context if op.row else 1) for b in buffers]
-        types.append([(np.dtype(b.dtype).newbyteorder("<"), n) for b, n in zip(buffers, counts, strict=True)])
-    return types
+def _unit(buffer: Buffer) -> tuple[int, ...]:
+    """The shape of the slots of a ring that lie together."""
+    return (LAYOUTS[buffer.layout].unit, *buffer.shape[1:])
 
 
 def observe(machine: Machine, graph: Graph, plan: Plan, regions: Regions, tokens: Sequence[int], start: int) -> Trace:
@@ -66,17 +65,19 @@ def observe(machine: Machine, graph: Graph, plan: Plan, regions: Regions, tokens
     """
     name = model_prefix(graph.model.name)
     records = machine.trace(f"{name}_step", tokens, regions, start)
-    types = _output_types(graph)
-    step_bytes = sum(t.itemsize * n for op in types for t, n in op)
+    steps = [(op, graph.buffers[output]) for op in graph.ops for output in op.outputs]
+    sizes = [region.size for index in range(len(graph.ops)) for region in regions[index]]
     rings = [graph.buffers[op.outputs[0]] for op in graph.rebase]
     ring_bytes = sum(ring.nbytes for ring in rings)
+    step_bytes = sum(sizes)
 
     rebased: dict[int, tuple[NDArray[np.int8], ...]] = {}
     for index, left in enumerate(records):
         if len(left) == step_bytes + ring_bytes:
-            ends = np.cumsum([ring.nbytes for ring in rings])[:-1]
-            parts = np.split(np.frombuffer(left[:ring_bytes], np.int8), ends)
-            rebased[index] = tuple(p.reshape(r.shape) for p, r in zip(parts, rings, strict=True))
+            rebased[index] = tuple(
+                decode(left[end - ring.nbytes : end], ring.layout, ring.dtype, ring.shape).astype(np.int8)
+                for ring, end in zip(rings, itertools.accumulate(ring.nbytes for ring in rings), strict=True)
+            )
         elif len(left) != step_bytes:
             raise MismatchError(
                 f"at token {start + index} the ops left {len(left)} bytes to compare, not {step_bytes}",
@@ -84,16 +85,27 @@ def observe(machine: Machine, graph: Graph, plan: Plan, regions: Regions, tokens
                 hint="build again; the C sources and the graph do not belong together",
             )
     table = np.frombuffer(b"".join(left[-step_bytes:] for left in records), np.uint8)
-    table = table.reshape(len(records), step_bytes)
-    outputs, at = [], 0
-    for op in types:
-        values = []
-        for dtype, count in op:
-            end = at + dtype.itemsize * count
-            values.append(np.ascontiguousarray(table[:, at:end]).view(dtype))
-            at = end
-        outputs.append(tuple(values))
-    return Trace(tuple(tokens), tuple(outputs), rebased, read_state(machine, graph, plan))
+    parts = np.split(table.reshape(len(records), step_bytes), np.cumsum(sizes)[:-1], axis=1)
+    values = iter(
+        _slots(part, buffer, graph.context, start) if op.row else _vectors(part, buffer)
+        for (op, buffer), part in zip(steps, parts, strict=True)
+    )
+    outputs = tuple(tuple(next(values) for _ in op.outputs) for op in graph.ops)
+    return Trace(tuple(tokens), outputs, rebased, read_state(machine, graph, plan))
+
+
+def _vectors(stored: NDArray[np.uint8], buffer: Buffer) -> IntArray:
+    """A buffer after each token, from the bytes [T, nbytes] that it is stored in."""
+    shape = (len(stored), *buffer.shape)
+    return decode(stored.tobytes(), buffer.layout, buffer.dtype, shape).reshape(len(stored), -1)
+
+
+def _slots(stored: NDArray[np.uint8], buffer: Buffer, context: int, start: int) -> IntArray:
+    """The slot of a ring that each token wrote, from the units of slots [T, nbytes] that hold it."""
+    unit, *columns = _unit(buffer)
+    rows = decode(stored.tobytes(), buffer.layout, buffer.dtype, (len(stored) * unit, *columns))
+    slots = (start + np.arange(len(stored))) % context % unit
+    return rows.reshape(len(stored), unit, -1)[np.arange(len(stored)), slots]
 
 
 def read_state(machine: Machine, graph: Graph, plan: Plan) -> Mapping[str, IntArray]:
@@ -103,7 +115,7 @@ def read_state(machine: Machine, graph: Graph, plan: Plan) -> Mapping[str, IntAr
     for name, buffer in graph.buffers.items():
         if buffer.state:
             content = machine.read(arena + plan.offsets[name], buffer.nbytes)
-            state[name] = np.frombuffer(content, buffer.dtype).reshape(buffer.shape)
+            state[name] = decode(content, buffer.layout, buffer.dtype, buffer.shape)
     return state
 
 
@@ -117,7 +129,8 @@ def _first(expected: IntArray, observed: IntArray) -> tuple[int, int, int] | Non
 
 
 def compare(graph: Graph, expected: Trace, observed: Trace, start: int = 0) -> Difference | None:
-    """The first difference of two traces: by token, then op, then element; the KV ring as a whole comes last."""
+    """The first difference of two traces: by token, then op, then element; the KV ring comes last, as far as tokens
+    have reached it (in some layouts, memory that was never written holds no zeros)."""
     unequal = min(set(expected.rebased) ^ set(observed.rebased), default=None)
     wrong = np.zeros(len(expected.tokens), bool)
     for ours, theirs in zip(expected.outputs, observed.outputs, strict=True):
@@ -136,10 +149,10 @@ def compare(graph: Graph, expected: Trace, observed: Trace, start: int = 0) -> D
             for name, a, b in zip(op.outputs, expected.outputs[i], observed.outputs[i], strict=True):
                 if found := _first(a[t], b[t]):
                     return Difference(start + t, i, op.label, op.kernel, name, *found)
+    count = start + len(expected.tokens)
     for name, ring in expected.state.items():
-        if found := _first(ring, observed.state[name]):
-            last = start + len(expected.tokens) - 1
-            return Difference(last, len(graph.ops), AFTER_THE_OPS, "", name, *found)
+        if found := _first(ring[:count], observed.state[name][:count]):
+            return Difference(count - 1, len(graph.ops), AFTER_THE_OPS, "", name, *found)
     return None
 
 
@@ -168,12 +181,45 @@ def verify(
         expected = record(simulator, chunk)
         observed = observe(machine, graph, plan, regions, chunk, start)
         difference = compare(graph, expected, observed, start)
-        values += sum(a.size for op in expected.outputs for a in op) + sum(a.size for a in expected.state.values())
+        reached = (ring[: start + len(chunk)] for ring in expected.state.values())
+        values += sum(a.size for op in expected.outputs for a in op) + sum(ring.size for ring in reached)
         if difference is not None:
             return VerificationReport(rung, title, start + len(chunk), len(graph.ops), values, difference)
         if progress is not None:
             progress(start + len(chunk), len(tokens))
     return VerificationReport(rung, title, len(tokens), len(graph.ops), values, None)
+
+
+def verify_prompt(
+    machine: Machine, graph: Graph, plan: Plan, tokens: Sequence[int], *, rung: str, title: str
+) -> VerificationReport:
+    """Let a machine read tokens as a prompt, several at once where the graph says so, and compare what remains: the
+    KV ring, and the logits of the last token.
+
+    tokens: at most as many as the application's buffer holds. The machine is booted and the model initialised here.
+    """
+    name = model_prefix(graph.model.name)
+    machine.boot()
+    machine.call(f"{name}_init")
+    ids = np.asarray(tokens, "<u2")
+    prompt = machine.address(f"{name}_prompt")
+    machine.write(prompt, ids.tobytes())
+    machine.call(f"{name}_read", prompt, len(ids) - 1)
+    machine.call(f"{name}_step", int(ids[-1]))
+    simulator = Simulator(graph)
+    logits = simulator.feed(ids)[-1]
+    expected = {graph.logits: logits, **{ring: slots[: len(ids)] for ring, slots in simulator.state.items()}}
+    arena = machine.address(f"{name}_arena")
+    difference = None
+    for output, values in expected.items():
+        buffer = graph.buffers[output]
+        content = machine.read(arena + plan.offsets[output], buffer.nbytes)
+        found = _first(values, decode(content, buffer.layout, buffer.dtype, buffer.shape)[: len(values)])
+        if found and difference is None:
+            difference = Difference(len(ids) - 1, len(graph.ops), AFTER_A_PROMPT, "", output, *found)
+    count = sum(values.size for values in expected.values())
+    at_once = f", prompts {graph.batch} tokens at once" if graph.batch > 1 else ", prompts"
+    return VerificationReport(rung, title + at_once, len(ids), len(graph.ops), count, difference)
 
 
 def mismatch(report: VerificationReport) -> MismatchError:

@@ -14,6 +14,8 @@ from mcugen import layout as layouts
 from mcugen.boards import load_board
 from mcugen.emulate.cortex_m import CortexM
 from mcugen.emulate.host import HostMachine, find_libasan
+from mcugen.emulate.machine import Emulator
+from mcugen.emulate.machines import open_machine
 from mcugen.errors import ToolError
 from mcugen.ir import Config, Firmware, Project, Tokenizer
 from mcugen.layout import Layout
@@ -32,22 +34,30 @@ def require_unicorn() -> None:
 
 @functools.cache
 def laid_out(
-    config: Config, context: int, *, seed: int = 0, board: str = "nucleo", tokenizer: Tokenizer | None = None
+    config: Config,
+    context: int,
+    *,
+    seed: int = 0,
+    board: str = "nucleo",
+    tokenizer: Tokenizer | None = None,
+    bits: int = 8,
+    batch: int = 1,
 ) -> Layout:
-    """A random model of this shape, planned for a ring of `context` slots."""
-    model = dataclasses.replace(zoo.quantized(config, seed), name="random")
-    return layouts.lay_out(model, tokenizer or zoo.random_tokenizer(config.vocab_size), load_board(board), context)
+    """A random model of this shape, planned for a ring of `context` slots and `batch` tokens of a prompt at once."""
+    model = dataclasses.replace(zoo.quantized(config, seed, bits), name="random")
+    vocabulary = tokenizer or zoo.random_tokenizer(config.vocab_size)
+    return layouts.lay_out(model, vocabulary, load_board(board), context, batch)
 
 
 def host_library(layout: Layout, project: Project | None = None, *, sanitize: bool = True) -> Firmware:
-    """The layout's C (or a project made from it) as a library for this computer."""
+    """The C of a layout on this computer (or a project made from it) as a library."""
     toolchain = require("gcc", HOST)
     if sanitize:
         try:
             find_libasan()
         except ToolError:
             missing("libasan is not installed")
-    project = project or layouts.make_project(layout, COMMAND, HOST, observed=True)
+    project = project or layouts.make_project(layout, COMMAND, observed=True)
     flags = SANITIZERS if sanitize else ()
     return build(project, toolchain, opt="-O1", extra_flags=flags, shared=True)
 
@@ -55,6 +65,17 @@ def host_library(layout: Layout, project: Project | None = None, *, sanitize: bo
 def host_machine(layout: Layout, project: Project | None = None, *, sanitize: bool = True) -> HostMachine:
     """That library as a machine, with ASan and UBSan unless told otherwise."""
     return HostMachine(host_library(layout, project, sanitize=sanitize), sanitize=sanitize)
+
+
+def board_firmware(layout: Layout, toolchain: str = "zig") -> Firmware:
+    """The layout's application for its board, as it is flashed."""
+    return build(layouts.make_project(layout, COMMAND), require(toolchain, layout.board))
+
+
+def board_machine(layout: Layout, toolchain: str = "zig") -> Emulator:
+    """The emulator of the layout's board, with that application."""
+    require_unicorn()
+    return open_machine(board_firmware(layout, toolchain), watch_accesses=False)
 
 
 def nucleo_firmware(layout: Layout, toolchain: str = "zig", project: Project | None = None) -> Firmware:

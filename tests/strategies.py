@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from hypothesis import strategies as st
 
 from mcugen.ir import Linear
+from mcugen.kernels import accumulator_bound
 
 S8, S16 = (-127, 127), (-(2**15), 2**15 - 1)
 PATTERNS = ("zero", "high", "low", "alternating", "single", "small", "extremes", "uniform")
@@ -51,14 +54,39 @@ def multipliers(n: int) -> st.SearchStrategy[np.ndarray]:
 
 
 @st.composite
-def scales(draw: st.DrawFn) -> np.ndarray:
-    """mg_scale_t as int32[2]: mantissa and exponent of a block."""
-    mantissa = draw(st.sampled_from([2**13, 2**14 - 1]) | st.integers(2**13, 2**14 - 1))
-    return np.array([mantissa, draw(st.integers(-13, 2))], np.int32)
+def blocks(draw: st.DrawFn, tokens: int, cols: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes int8[tokens, cols] and their scales as mg_scale_t: int32[tokens, 2], peak and sum of the codes."""
+    x = draw(codes(tokens, cols))
+    peaks = draw(arrays("int32", (tokens,), 1, 2**15))
+    return x, np.stack([peaks, x.sum(-1, dtype=np.int32)], -1)
 
 
 @st.composite
-def linears(draw: st.DrawFn, rows: int, cols: int, low: int = 3, high: int = 49) -> Linear:
-    """A matrix with a shift in [low, high], where most accumulators neither vanish nor saturate preferred."""
-    shift = draw(st.integers(14, 30) | st.integers(low, high) | st.sampled_from([low, high]))
+def tables(draw: st.DrawFn, rows: int, cols: int) -> Linear:
+    """An embedding table."""
+    shift = draw(st.integers(14, 30) | st.integers(1, 62) | st.sampled_from([1, 62]))
     return Linear(draw(codes(rows, cols)), draw(multipliers(rows)), shift)
+
+
+@st.composite
+def linears(draw: st.DrawFn, rows: int, cols: int, bits: int = 8) -> Linear:
+    """A matrix whose accumulators are below 2**(shift - 1), of int8 codes or of int4 codes in groups of 32, 64, 0.
+
+    The shift is any in [16, 32], preferred where accumulators come closest to their bound; codes that would go
+    beyond it are 0.
+    """
+    group = draw(st.sampled_from([32, 64, 0])) if bits == 4 else 0
+    drawn = draw(codes(rows, cols) if bits == 8 else arrays("int8", (rows, cols), -8, 7))
+    group_scale = draw(codes(rows, -(-cols // group))) if group else None
+    w = Linear(drawn, draw(multipliers(rows)), 32, bits, group, group_scale)
+    tight = max(16, accumulator_bound(w).bit_length() + 1)
+    return within(w, draw(st.sampled_from([16, tight, 32]) | st.integers(16, 32)))
+
+
+def within(w: Linear, shift: int) -> Linear:
+    """The matrix with this shift: in each row, codes are 0 from where its accumulator could reach 2**(shift - 1)."""
+    weights = np.abs(w.codes.astype(np.int64))
+    for row, col in np.ndindex(weights.shape if w.group_scale is not None else (0, 0)):
+        weights[row, col] *= abs(int(w.group_scale[row, col // w.group]))
+    kept = weights.cumsum(1) * 127 < 2 ** (shift - 1)
+    return dataclasses.replace(w, codes=np.where(kept, w.codes, np.int8(0)), shift=shift)

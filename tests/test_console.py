@@ -43,9 +43,11 @@ def letters_tokenizer(suffix: str = "") -> Tokenizer:
 
 
 def layout_of(which: str) -> Layout:
+    """One that reads prompts token by token, one that takes 4 at once, one with int4 weights that takes 8."""
     if which == "bytes":
         return ladder.laid_out(SHAPE, 10, seed=1)
-    return ladder.laid_out(LETTERS, 7, seed=2, tokenizer=TOKENIZERS[which])
+    bits, batch = {"letters": (8, 4), "suffix": (4, 8)}[which]
+    return ladder.laid_out(LETTERS, 7, seed=2, tokenizer=TOKENIZERS[which], bits=bits, batch=batch)
 
 
 TOKENIZERS = {"letters": letters_tokenizer(), "suffix": letters_tokenizer("\n")}
@@ -54,7 +56,7 @@ MODELS = ["bytes", "letters", "suffix"]
 
 def program(layout: Layout) -> Firmware:
     """The application on this computer, with sanitizers."""
-    project = layouts.make_project(layout, ladder.COMMAND, ladder.HOST)
+    project = layouts.make_project(layouts.on_host(layout), ladder.COMMAND)
     return build(project, ladder.require("gcc", ladder.HOST), opt="-O1", extra_flags=ladder.SANITIZERS)
 
 

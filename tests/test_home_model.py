@@ -232,10 +232,14 @@ def test_the_integers_answer_as_well_as_stated(home: tuple[Model, Tokenizer]) ->
         assert (score.total, abs(score.right - stated[name]["right"]) <= 1) == (stated[name]["total"], True)
 
 
-def test_the_integers_stay_close_to_float(home: tuple[Model, Tokenizer]) -> None:
-    """Rung 2 for the default model: on commands and their actions, measured 0.0007 nats and 98.3 %."""
+@pytest.mark.parametrize(("bits", "nats", "agreement"), [(8, 0.002, 0.97), (4, 0.04, 0.91)])
+def test_the_integers_stay_close_to_float(
+    home: tuple[Model, Tokenizer], bits: int, nats: float, agreement: float
+) -> None:
+    """Rung 2 for the default model: on commands and their actions, measured 0.0007 nats and 98.5 %; with int4 weights
+    0.027 nats and 92.6 %."""
     model, tokenizer = home
-    graph = lower(quantize(model, self_calibration(model)), 128)
+    graph = lower(quantize(model, self_calibration(model), bits), 128)
     kl, agree = [], []
     for text, action in TEST[:60]:
         tokens = np.array(encode(tokenizer, f"{text}\n{action}"))
@@ -243,8 +247,8 @@ def test_the_integers_stay_close_to_float(home: tuple[Model, Tokenizer]) -> None
         observed = log_softmax(Simulator(graph).feed(tokens) / 65536)
         kl.append((np.exp(expected) * (expected - observed)).sum(-1))
         agree.append(expected.argmax(-1) == observed.argmax(-1))
-    assert np.concatenate(kl).mean() < 0.002
-    assert np.concatenate(agree).mean() > 0.97
+    assert np.concatenate(kl).mean() < nats
+    assert np.concatenate(agree).mean() > agreement
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:

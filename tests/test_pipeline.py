@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import zoo
 
+from mcugen import families, pipeline, sources
 from mcugen import ladder as rungs
 from mcugen import layout as layouts
-from mcugen import pipeline, sources
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.checkpoints import write_checkpoint
 from mcugen.errors import DoesNotFitError, InternalError, UsageError
+from mcugen.families import Family
 from mcugen.ir import Config, MemoryRegion, Tokenizer
 from mcugen.quantized_file import save_quantized
 from mcugen.resources import models_dir
@@ -92,16 +93,35 @@ def test_the_cache_distinguishes_whatever_matters(tmp_path: Path) -> None:
     other_eos = dataclasses.replace(base.tokenizer, eos=1)  # where its own samples end
     lowercase = dataclasses.replace(base.tokenizer, lowercase=True)
     keys = [
-        sources._quantized_key(base, None),
-        sources._quantized_key(source(seed=1), None),
-        sources._quantized_key(base, "a text"),
-        sources._quantized_key(base, "a texu"),
-        sources._quantized_key(base, ""),
-        sources._quantized_key(dataclasses.replace(base, tokenizer=other_eos), None),
-        sources._quantized_key(dataclasses.replace(base, tokenizer=lowercase), "a text"),
+        sources._quantized_key(base, None, 8),
+        sources._quantized_key(base, None, 4),
+        sources._quantized_key(source(seed=1), None, 8),
+        sources._quantized_key(base, "a text", 8),
+        sources._quantized_key(base, "a texu", 8),
+        sources._quantized_key(base, "", 8),
+        sources._quantized_key(dataclasses.replace(base, tokenizer=other_eos), None, 8),
+        sources._quantized_key(dataclasses.replace(base, tokenizer=lowercase), "a text", 8),
     ]
     assert len(set(keys)) == len(keys)
-    assert sources._quantized_key(dataclasses.replace(base, name="renamed"), None) == keys[0]
+    assert sources._quantized_key(dataclasses.replace(base, name="renamed"), None, 8) == keys[0]
+
+
+def test_a_quantised_model_keeps_its_bits(own_cache: Path) -> None:
+    """None are 8; of a quantised model, its own."""
+    tokenizer = zoo.random_tokenizer(SHAPE.vocab_size)
+    for asked, bits in ((None, 8), (8, 8), (4, 4)):
+        made = sources.quantize_source(source(), None, bits=asked)
+        assert {getattr(made.layers[0], name).bits for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2")} == {bits}
+        held = Source("held", None, made, tokenizer)
+        for again in (None, bits):
+            assert sources.quantize_source(held, None, bits=again) is made
+        with pytest.raises(UsageError) as raised:
+            sources.quantize_source(held, None, bits=12 - bits)
+        assert str(raised.value) == (
+            f"held is quantised already, with int{bits} weights\n"
+            "  where: --weights\n"
+            "  try:   name the float checkpoint it was made from, or leave --weights out"
+        )
 
 
 def test_a_cache_can_be_anything_but_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,14 +165,48 @@ def test_a_layout_passes_the_gate_of_the_plan(monkeypatch: pytest.MonkeyPatch) -
         layouts.lay_out(zoo.quantized(SHAPE), zoo.random_tokenizer(SHAPE.vocab_size), ladder.NUCLEO, 5)
 
 
-def test_the_estimates_of_code_and_statics_cover_what_is_linked() -> None:
-    """RAM is exact; the estimate of code is above both compilers', and not by much."""
-    layout = ladder.laid_out(zoo.SHAPES["gqa"], 16)
-    for name in ("gcc", "zig"):
-        firmware = ladder.nucleo_firmware(layout, name)
-        ram = firmware.static_bytes + firmware.stack_bytes
-        assert 0 <= layout.demand.ram - ram <= 96, name
-        assert 0 <= layout.demand.flash - firmware.flash_bytes <= 16_384, name
+def test_the_host_has_the_same_model_and_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    family = Family("fast", frozenset({"dsp"}), "words16", "key_quads", "value_pairs", score_rows=2, score_step=16)
+    monkeypatch.setattr(families, "FAMILIES", (family, Family("portable")))
+    layout = layouts.lay_out(zoo.quantized(SHAPE), zoo.random_tokenizer(SHAPE.vocab_size), ladder.NUCLEO, 5, 3)
+    host = layouts.on_host(layout)
+    assert (layout.graph.family, host.graph.family) == ("fast", "portable")
+    assert (host.board, host.name, host.tokenizer) == (ladder.HOST, layout.name, layout.tokenizer)
+    assert host.graph.model is layout.graph.model
+    assert (host.graph.context, host.graph.batch) == (layout.graph.context, layout.graph.batch) == (5, 3)
+    assert {buffer.layout for buffer in host.graph.buffers.values()} == {"plain"}
+    assert host.plan.arena_bytes < layout.plan.arena_bytes
+
+
+def test_several_tokens_at_once_take_ram_and_a_smaller_context() -> None:
+    model, tokenizer = zoo.quantized(SHAPE), zoo.random_tokenizer(SHAPE.vocab_size)
+    one, eight = (layouts.lay_out(model, tokenizer, ladder.NUCLEO, 8, batch) for batch in (1, 8))
+    assert one.demand.ring == eight.demand.ring
+    assert one.demand.activations < eight.demand.activations
+    small = dataclasses.replace(ladder.NUCLEO, ram=MemoryRegion(0x20000000, eight.demand.ram))
+    assert layouts.lay_out(model, tokenizer, small).graph.context == 12
+    assert layouts.lay_out(model, tokenizer, small, batch=8).graph.context == 8
+
+
+@pytest.mark.parametrize(
+    "board",
+    [
+        "nucleo",
+        *(
+            pytest.param(board, marks=pytest.mark.slow)
+            for board in ("mps2-an383", "mps2-an385", "mps2-an500", "mps3-an547", "rv32")
+        ),
+    ],
+)
+def test_the_estimates_of_code_and_statics_cover_what_is_linked(board: str) -> None:
+    """RAM is exact; the estimate of code is above both compilers', with the largest kernels, and not by much."""
+    for bits, batch in ((4, 8), (8, 1)):
+        layout = ladder.laid_out(zoo.SHAPES["gqa"], 16, board=board, bits=bits, batch=batch)
+        for name in ("gcc", "zig"):
+            firmware = ladder.board_firmware(layout, name)
+            ram = firmware.static_bytes + firmware.stack_bytes
+            assert 0 <= layout.demand.ram - ram <= 96, name
+            assert 0 <= layout.demand.flash - firmware.flash_bytes <= 16_384, name
 
 
 def test_verification_feeds_the_greedy_continuation_of_bos() -> None:

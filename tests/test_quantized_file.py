@@ -30,6 +30,7 @@ from mcugen.simulate import simulate
 MQA, NARROW, GQA = SHAPES["mqa"], SHAPES["narrow"], SHAPES["gqa"]
 TOKENIZER = random_tokenizer(11)
 FULL = save_quantized(quantized(MQA), TOKENIZER)
+INT4 = save_quantized(quantized(MQA, bits=4), TOKENIZER)
 
 
 def same(one: object, two: object) -> bool:
@@ -49,9 +50,10 @@ def same(one: object, two: object) -> bool:
 # ---------------------------------------------------------------- there and back
 
 
+@pytest.mark.parametrize("bits", [8, 4])
 @shapes()
-def test_a_model_comes_back(config: Config, tmp_path: Path) -> None:
-    model = quantized(config)
+def test_a_model_comes_back(config: Config, bits: int, tmp_path: Path) -> None:
+    model = quantized(config, bits=bits)
     content = save_quantized(model)
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -63,18 +65,19 @@ def test_a_model_comes_back(config: Config, tmp_path: Path) -> None:
 
 
 @settings(max_examples=10)
-@given(configs(), st.integers(0, 2**32 - 1))
-def test_any_shape_comes_back(config: Config, seed: int) -> None:
+@given(configs(), st.integers(0, 2**32 - 1), st.sampled_from([8, 4]))
+def test_any_shape_comes_back(config: Config, seed: int, bits: int) -> None:
     model = model_of(config, seed)
-    integers = quantize(model, calibrate(model, [random_tokens(config, config.seq_len)], "random tokens"))
+    integers = quantize(model, calibrate(model, [random_tokens(config, config.seq_len)], "random tokens"), bits)
     content = save_quantized(integers, random_tokenizer(config.vocab_size))
     loaded, tokenizer = load_quantized(content)
     assert same(integers, loaded)
     assert same(random_tokenizer(config.vocab_size), tokenizer)
 
 
-def test_what_comes_back_computes_the_same() -> None:
-    model = quantized(GQA)
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_comes_back_computes_the_same(bits: int) -> None:
+    model = quantized(GQA, bits=bits)
     loaded = load_quantized(save_quantized(model))[0]
     tokens = random_tokens(GQA, 20).tolist()
     one, two = (simulate(lower(m, 8), tokens) for m in (model, loaded))
@@ -94,6 +97,22 @@ def test_a_shared_classifier_is_stored_once_and_shared_again() -> None:
     with pytest.raises(InternalError) as caught:
         save_quantized(torn)
     assert caught.value.what == "the shared classifier has other codes than the embedding"
+
+
+def test_matrices_of_any_bits_and_groups_come_back() -> None:
+    """Each matrix has its own; a group of 0 is one scale per row, in the multiplier."""
+    model = quantized(MQA)
+    layer = model.layers[0]
+    rows, cols = layer.w1.codes.shape
+    codes = np.arange(rows * cols).reshape(rows, cols) % 16 - 8
+    scales = np.arange(rows).reshape(rows, 1) % 255 - 127
+    whole = dataclasses.replace(layer.w1, codes=codes.astype(np.int8), bits=4)
+    groups = dataclasses.replace(whole, group=64, group_scale=scales.astype(np.int8), shift=32)
+    mixed = dataclasses.replace(model, layers=(dataclasses.replace(layer, w1=whole, w3=groups),))
+    content = save_quantized(mixed)
+    assert same(load_quantized(content)[0], mixed)
+    assert header(content)["integers"]["layers.0.w3.group"] == 64
+    assert [name for name in stored(content) if name.endswith("group_scale")] == ["layers.0.w3.group_scale"]
 
 
 def test_the_tokenizer_comes_back() -> None:
@@ -231,10 +250,10 @@ def test_a_safetensors_file_of_something_else() -> None:
         assert refusal(packed({}, {"mcugen": text})) == (expected, again)
 
 
-@pytest.mark.parametrize("version", [2, 0, "1", True, 1.0, None])
+@pytest.mark.parametrize("version", [1, 3, 0, "2", True, 2.0, None])
 def test_another_version(version: object) -> None:
     assert refusal(changed(lambda head, tensors: head.update(version=version))) == (
-        f"the file is of version {version!r}; this mcugen reads version 1",
+        f"the file is of version {version!r}; this mcugen reads version 2",
         "quantize the model again with this mcugen, or read it with the one that wrote it",
     )
 
@@ -291,11 +310,12 @@ def in_range(low: str, high: str) -> str:
 
 
 def counted(names: int) -> str:
-    return f"quantize the model again: version 1 has {names} of that kind here"
+    return f"quantize the model again: version 2 has {names} of that kind here"
 
 
 HEX = 'it must be a positive number in hexadecimal, as in "0x1.0p+0"'
 LINE = "it must be 1 to 255 printable characters"
+GROUPS = "it must be one of (0, 32, 64), and 0 for 8 bits"
 
 
 @pytest.mark.parametrize(
@@ -306,13 +326,13 @@ LINE = "it must be 1 to 255 printable characters"
         (put("more", 1), "entry 'more' is unknown", counted(9)),
         (drop("config/dim"), "config dim is missing", counted(10)),
         (put("config/more", 1), "config 'more' is unknown", counted(10)),
-        (drop("integers/eps"), "integer eps is missing", counted(18)),
-        (put("integers/more", 1), "integer 'more' is unknown", counted(18)),
-        (drop("layers.0.wq.codes"), "tensor layers.0.wq.codes is missing", counted(26)),
-        (tensor("more", np.zeros(1, "<i1")), "tensor 'more' is unknown", counted(26)),
+        (drop("integers/eps"), "integer eps is missing", counted(36)),
+        (put("integers/more", 1), "integer 'more' is unknown", counted(36)),
+        (drop("layers.0.wq.codes"), "tensor layers.0.wq.codes is missing", counted(25)),
+        (tensor("more", np.zeros(1, "<i1")), "tensor 'more' is unknown", counted(25)),
         (drop("tokenizer/bos"), "tokenizer setting bos is missing", counted(6)),
-        (put("config/n_layers", 2), "tensor layers.1.att_norm.gain is missing", counted(44)),
-        (put("tokenizer", None), "tensor 'tokenizer.offsets' is unknown", counted(23)),
+        (put("config/n_layers", 2), "integer layers.1.att_norm.gain_frac is missing", counted(63)),
+        (put("tokenizer", None), "tensor 'tokenizer.offsets' is unknown", counted(22)),
         # config
         (put("config", []), "config is []", "it must be a mapping of names to values"),
         (put("config/dim", 0), "dim is 0", in_range("1", "65,536")),
@@ -342,8 +362,16 @@ LINE = "it must be 1 to 255 printable characters"
         (put("integers/max_position", 8), "max_position is 8", in_range("9", "1,073,741,824")),
         (put("integers/embedding.shift", 0), "embedding.shift is 0", in_range("1", "62")),
         (put("integers/embedding.shift", 63), "embedding.shift is 63", in_range("1", "62")),
-        (put("integers/classifier.shift", 2), "classifier.shift is 2", in_range("3", "49")),
-        (put("integers/layers.0.w2.shift", 50), "layers.0.w2.shift is 50", in_range("3", "49")),
+        (put("integers/classifier.shift", 15), "classifier.shift is 15", in_range("16", "32")),
+        (put("integers/layers.0.w2.shift", 33), "layers.0.w2.shift is 33", in_range("16", "32")),
+        (put("integers/embedding.bits", 4), "embedding.bits is 4", in_range("8", "8")),
+        (put("integers/classifier.bits", 4), "classifier.bits is 4", in_range("8", "8")),
+        (put("integers/embedding.group", 32), "embedding.group is 32", in_range("0", "0")),
+        (put("integers/layers.0.wq.bits", 9), "layers.0.wq.bits is 9", in_range("4", "8")),
+        (put("integers/layers.0.wq.bits", 6), "layers.0.wq.bits is 6", "it must be 4 or 8"),
+        (put("integers/layers.0.wq.bits", True), "layers.0.wq.bits is True", in_range("4", "8")),
+        (put("integers/layers.0.w1.group", 65), "layers.0.w1.group is 65", in_range("0", "64")),
+        (put("integers/layers.0.w1.group", 32), "layers.0.w1.group is 32", GROUPS),
         (put("integers/final_norm.gain_frac", 16), "final_norm.gain_frac is 16", in_range("-14", "15")),
         (
             put("integers/layers.0.att_norm.gain_frac", -15),
@@ -352,7 +380,8 @@ LINE = "it must be 1 to 255 printable characters"
         ),
         (put("integers/layers.0.key_shift", 8), "layers.0.key_shift is 8", in_range("0", "7")),
         (put("integers/layers.0.key_shift", -1), "layers.0.key_shift is -1", in_range("0", "7")),
-        (put("integers/layers.0.score_shift", 0), "layers.0.score_shift is 0", in_range("1", "62")),
+        (put("integers/layers.0.score_shift", 0), "layers.0.score_shift is 0", in_range("1", "30")),
+        (put("integers/layers.0.score_shift", 31), "layers.0.score_shift is 31", in_range("1", "30")),
         (put("integers/layers.0.gate_frac", 12), "layers.0.gate_frac is 12", in_range("4", "11")),
         (put("integers/layers.0.swiglu_shift", 31), "layers.0.swiglu_shift is 31", in_range("1", "30")),
         # tensors
@@ -372,7 +401,11 @@ LINE = "it must be 1 to 255 printable characters"
             "tensor layers.0.w1.multiplier holds -1",
             "its values must be in [0, 32,767]",
         ),
-        (element("layers.0.score", -2), "tensor layers.0.score holds -2", "its values must be in [0, 32,767]"),
+        (
+            tensor("layers.0.wq.group_scale", np.ones((32, 1), "<i1")),
+            "tensor 'layers.0.wq.group_scale' is unknown",
+            counted(25),
+        ),
         (
             element("layers.0.key_zero", -(127 << 22) - 1),
             "tensor layers.0.key_zero holds -532676609",
@@ -400,6 +433,36 @@ LINE = "it must be 1 to 255 printable characters"
 )
 def test_a_wrong_entry_is_refused(change: Change, what: str, hint: str) -> None:
     assert refusal(changed(change)) == (what, hint)
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "hint"),
+    [
+        (put("integers/layers.0.w1.group", 16), "layers.0.w1.group is 16", GROUPS),
+        (put("integers/layers.0.w1.bits", 8), "layers.0.w1.group is 32", GROUPS),
+        (put("integers/layers.0.w1.group", 0), "tensor 'layers.0.w1.group_scale' is unknown", counted(31)),
+        (drop("layers.0.wo.group_scale"), "tensor layers.0.wo.group_scale is missing", counted(32)),
+        (
+            tensor("layers.0.wo.group_scale", np.ones((32, 2), "<i1")),
+            "tensor layers.0.wo.group_scale has the shape (32, 2)",
+            "its config asks for (32, 1)",
+        ),
+        (
+            tensor("layers.0.wo.group_scale", np.ones((32, 1), "<i2")),
+            "tensor layers.0.wo.group_scale is of type int16",
+            "it must be int8",
+        ),
+        (
+            element("layers.0.wo.group_scale", -128),
+            "tensor layers.0.wo.group_scale holds -128",
+            "its values must be in [-127, 127]",
+        ),
+        (element("layers.0.w2.codes", 8), "tensor layers.0.w2.codes holds 8", "its values must be in [-8, 7]"),
+        (element("layers.0.w2.codes", -9), "tensor layers.0.w2.codes holds -9", "its values must be in [-8, 7]"),
+    ],
+)
+def test_a_wrong_entry_of_an_int4_model_is_refused(change: Change, what: str, hint: str) -> None:
+    assert refusal(changed(change, INT4)) == (what, hint)
 
 
 def test_pieces_are_cut_where_they_may() -> None:
@@ -433,31 +496,71 @@ def test_a_zero_point_beyond_its_shift_is_refused() -> None:
     load_quantized(save_quantized(dataclasses.replace(model, layers=(fits,))))
 
 
-def test_an_accumulator_beyond_int32_is_refused() -> None:
-    hidden = 133_145  # times 127 * 127 is the first sum beyond int32
-    wide = dataclasses.replace(MQA, dim=2, n_heads=1, hidden_dim=hidden, vocab_size=2)
-    content = save_quantized(wide_model(wide, np.full((2, hidden), 127, np.int8)))
-    assert refusal(content) == (
-        "an accumulator of layers.0.w2.codes can reach 2,147,495,705",
-        "it must stay below 2,147,483,648 (int32)",
-    )
-    codes = np.full((2, hidden), -127, np.int8)
-    codes[:, 0] = -33
-    assert refusal(save_quantized(wide_model(wide, codes)))[0].endswith("can reach 2,147,483,767")
+@pytest.mark.parametrize("shift", [16, 25, 32])
+def test_an_accumulator_beyond_its_shift_is_refused(shift: int) -> None:
+    most = (2 ** (shift - 1) - 1) // 127  # sum of |w| in a row
+    codes = np.full((2, most // 127 + 1), -127, np.int8)
+    codes[:, -1] = most % 127
+    wide = dataclasses.replace(MQA, dim=2, n_heads=1, hidden_dim=codes.shape[1], vocab_size=2)
+    load_quantized(save_quantized(wide_model(wide, codes, shift)))
     codes = codes.copy()
-    codes[:, 0] = -32  # the last sum within int32
-    load_quantized(save_quantized(wide_model(wide, codes)))
+    codes[1, -1] += 1
+    assert refusal(save_quantized(wide_model(wide, codes, shift))) == (
+        f"an accumulator of layers.0.w2.codes can reach {127 * (most + 1):,}",
+        f"its shift keeps it below {2 ** (shift - 1):,}",
+    )
 
 
-def wide_model(config: Config, w2: np.ndarray) -> QuantizedModel:
-    """A model of this shape whose arrays are zero but for w2, built from the fields of a real one."""
+def test_an_int4_accumulator_beyond_its_shift_is_refused() -> None:
+    """The smallest shift that every scaled group allows, and the one below."""
+    model = quantized(MQA, bits=4)
+    wq = model.layers[0].wq
+    assert wq.group_scale is not None
+    sums = (np.abs(wq.codes.astype(int)) * np.abs(wq.group_scale.astype(int))).sum(1) * 127  # one group of 32 columns
+    least = max(16, int(sums.max()).bit_length() + 1)
+
+    def shifted(shift: int) -> bytes:
+        layer = dataclasses.replace(model.layers[0], wq=dataclasses.replace(wq, shift=shift))
+        return save_quantized(dataclasses.replace(model, layers=(layer,)))
+
+    load_quantized(shifted(least))
+    assert refusal(shifted(least - 1)) == (
+        f"an accumulator of layers.0.wq.codes can reach {sums.max():,}",
+        f"its shift keeps it below {2 ** (least - 2):,}",
+    )
+
+
+def test_the_accumulators_of_a_shared_classifier_are_checked() -> None:
+    """Its codes are the embedding's, whose own shift has nothing to do with sums."""
+    model = quantized(MQA)
+    largest = int(np.abs(model.embedding.codes.astype(int)).sum(1).max()) * 127
+    least = largest.bit_length() + 1
+    for shift, embedding_shift in ((least, 1), (32, 62)):
+        load_quantized(save_quantized(with_shifts(model, shift, embedding_shift)))
+    assert refusal(save_quantized(with_shifts(model, least - 1, 20))) == (
+        f"an accumulator of embedding.codes can reach {largest:,}",
+        f"its shift keeps it below {2 ** (least - 2):,}",
+    )
+
+
+def with_shifts(model: QuantizedModel, classifier: int, embedding: int) -> QuantizedModel:
+    return dataclasses.replace(
+        model,
+        classifier=dataclasses.replace(model.classifier, shift=classifier),
+        embedding=dataclasses.replace(model.embedding, shift=embedding),
+    )
+
+
+def wide_model(config: Config, w2: np.ndarray, shift: int) -> QuantizedModel:
+    """A model of this shape whose arrays are zero but for w2, which has this shift, built from the fields of a real
+    one."""
     model = quantized(MQA)
     sizes = {"wq": (2, 2), "wk": (2, 2), "wv": (2, 2), "wo": (2, 2), "w1": (config.hidden_dim, 2)}
     sizes |= {"w3": sizes["w1"], "w2": w2.shape}
 
     def linear(rows: int, cols: int, codes: np.ndarray | None = None):
         codes = np.zeros((rows, cols), np.int8) if codes is None else codes
-        return dataclasses.replace(model.classifier, codes=codes, multiplier=np.zeros(rows, np.int16))
+        return dataclasses.replace(model.classifier, codes=codes, multiplier=np.zeros(rows, np.int16), shift=shift)
 
     norm = dataclasses.replace(model.final_norm, gain=np.zeros(2, np.int16))
     parts: dict[str, Any] = {name: linear(*shape, w2 if name == "w2" else None) for name, shape in sizes.items()}
@@ -467,7 +570,6 @@ def wide_model(config: Config, w2: np.ndarray) -> QuantizedModel:
         att_norm=norm,
         ffn_norm=norm,
         key_zero=np.zeros(2, np.int32),
-        score=np.zeros(1, np.int16),
     )
     table = linear(2, 2)
     return dataclasses.replace(

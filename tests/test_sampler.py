@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from mcugen.errors import UsageError
 from mcugen.sampler import Sampler, make_sampler, sample, seed_state, token_weights, xorshift32
+from mcugen.tables import EXP2_Q15
 
 FIRMWARE = Path(__file__).resolve().parent.parent / "firmware"
 SOURCES = [FIRMWARE / "runtime" / "sampler.c", FIRMWARE / "kernels" / "tables.c"]
@@ -70,6 +71,17 @@ def test_weights_are_the_softmax(temperature, top_k, top_p):
     weights = token_weights(make_sampler(temperature, top_k, top_p, 0), logits)
     np.testing.assert_array_equal(weights[expected == 0], 0)
     np.testing.assert_allclose(weights / weights[7], expected / expected[7], rtol=0.006, atol=2 / 32768)
+
+
+def test_a_weight_is_an_entry_of_the_table_or_nothing():
+    """Every distance to the end of the table and beyond; half a step of 1/64 octave rounds up."""
+    sampler = dataclasses.replace(make_sampler(1.0, 0, 1.0, 0), multiplier=2**14, shift=0)  # 64 logit units a step
+    distance = np.arange(1100)
+    expected = np.append(EXP2_Q15, np.zeros(76, int))
+    for off, further in ((0, 0), (31, 0), (32, 1)):
+        weights = token_weights(sampler, -(64 * distance + off).astype(np.int32) + off * (distance == 0))
+        np.testing.assert_array_equal(weights[1:-1], expected[1 + further : 1099 + further])
+        assert weights[0] == 32767
 
 
 def test_draws_follow_the_weights():
@@ -225,6 +237,19 @@ def test_c_draws_on_the_boundary(share, token):
         sampler = dataclasses.replace(sampler, state=xorshift32(sampler.state))
     logits = np.zeros(2, np.int32)
     assert c_sample(sampler, logits)[0] == sample(sampler, logits)[0] == token
+
+
+@pytest.mark.parametrize("distance", [0, 1, 63, 64, 511, 1022, 1023, 1024, 5000])
+def test_c_weighs_alike_at_every_distance(distance):
+    """The last share is the second token's down to a weight of 1; then there is none."""
+    sampler = dataclasses.replace(make_sampler(1.0, 0, 1.0, 0), multiplier=2**14, shift=0)  # 64 logit units a step
+    logits = np.array([0, -64 * distance], np.int32)
+    total = int(token_weights(sampler, logits).sum())
+    while (xorshift32(sampler.state) * total) >> 32 != total - 1:
+        sampler = dataclasses.replace(sampler, state=xorshift32(sampler.state))
+    drawn, _ = sample(sampler, logits)
+    assert drawn == (distance < 1024)
+    assert c_sample(sampler, logits)[0] == drawn
 
 
 @given(st.integers(0, 2**32 - 1))

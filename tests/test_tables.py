@@ -40,13 +40,15 @@ def test_tables_are_read_only(name):
         getattr(tables, name)[0] = 1
 
 
-def test_exp2_is_rounded_once_and_halves_after_an_octave():
-    """Only the first entry is not the nearest integer: 32768 does not fit int16."""
-    real = 2.0 ** (15 - np.arange(64) / 64)
-    assert tables.EXP2_Q15[0] == 32767
-    np.testing.assert_allclose(tables.EXP2_Q15[1:], real[1:], rtol=0, atol=0.5)
-    assert (np.diff(tables.EXP2_Q15.astype(int)) < 0).all()
-    assert abs(tables.EXP2_Q15[32] - 2**14.5) <= 0.5
+def test_exp2_is_rounded_once_down_to_its_last_octave():
+    """Only the first entry is not the nearest integer: 32768 does not fit int16. After the last comes exactly 1/2."""
+    exp2 = tables.EXP2_Q15.astype(int)
+    real = 2.0 ** (15 - np.arange(1024) / 64)
+    assert exp2[0] == 32767
+    np.testing.assert_allclose(exp2[1:], real[1:], rtol=0, atol=0.5)
+    assert (np.diff(exp2) <= 0).all()
+    assert exp2[[32, 64, 512, 960, 1023]].tolist() == [23170, 16384, 128, 1, 1]
+    assert len(exp2) == 1024 == 64 * (15 + 1)
 
 
 def test_sine_is_one_exact_turn():

@@ -91,11 +91,11 @@ def random_tokens(config: Config, count: int, seed: int = 0) -> np.ndarray:
 
 
 @functools.cache
-def quantized(config: Config, seed: int = 0) -> QuantizedModel:
+def quantized(config: Config, seed: int = 0, bits: int = 8) -> QuantizedModel:
     """random_model of this shape in integers, calibrated on 8 sequences of random tokens: cheap, and close enough."""
     model = model_of(config, seed)
     sequences = random_tokens(config, 8 * config.seq_len, seed).reshape(8, -1)
-    return quantize(model, calibrate(model, sequences, "random tokens"))
+    return quantize(model, calibrate(model, sequences, "random tokens"), bits)
 
 
 def random_tokenizer(vocab_size: int) -> Tokenizer:

@@ -5,43 +5,44 @@
 #include "kernels.h"
 #include "tables.h"
 
-/* scores [length] = q . keys; returns the largest. |score| <= head_dim * 2^15 * 127 <= 2^30 for head_dim <= 256. */
-static int32_t score(int32_t *scores, const int16_t *q, const int8_t *keys, int32_t length, int32_t stride,
-                     int32_t head_dim)
+/* Distances that the table of weights has; beyond them, a weight rounds to nothing. */
+enum { MG_EXP2_SIZE = 1024 };
+
+/* scores [length] = q . keys in 1/64 octaves; returns the largest. |q . k| <= head_dim * 2^15 * 127 <= 2^30 for
+ * head_dim <= 256, so that half of 2^30 may be added. */
+static int32_t score(int16_t *scores, const int16_t *q, const int8_t *keys, int32_t length, int32_t stride,
+                     const mg_attention_t *attention)
 {
-    int32_t best = INT32_MIN;
+    int32_t best = INT16_MIN;
     for (int32_t t = 0; t < length; t++) {
         int32_t acc = 0;
-        for (int32_t i = 0; i < head_dim; i += 2) {
+        for (int32_t i = 0; i < attention->head_dim; i += 2) {
             acc += q[i] * keys[i];
             acc += q[i + 1] * keys[i + 1];
         }
-        scores[t] = acc;
-        best = (acc > best) ? acc : best;
+        const int32_t rounded = mg_saturate_s16(mg_round_shift_s32(acc, attention->shift));
+        scores[t] = (int16_t)rounded;
+        best = (rounded > best) ? rounded : best;
         keys += stride;
     }
     return best;
 }
 
-/* Replace scores [length] by their weights 2^-z in Q(15 - drop); returns the sum, which mcugen keeps below 2^25. */
-static uint32_t weigh(int32_t *scores, int32_t length, int32_t best, int32_t multiplier,
-                      const mg_attention_t *attention)
+/* Replace scores [length] by their weights 2^-(distance / 64) in Q(15 - drop); returns the sum, which mcugen keeps
+ * below 2^25. */
+static uint32_t weigh(int16_t *scores, int32_t length, int32_t best, int32_t drop)
 {
     uint32_t total = 0;
     for (int32_t t = 0; t < length; t++) {
-        const int64_t z = mg_requantize(best - scores[t], multiplier, attention->shift); /* best - score < 2^31 */
-        int32_t weight = 0; /* 17 octaves below the best, a Q15 weight rounds to nothing */
-        if (z < (17 << 6)) {
-            const int32_t octaves = ((int32_t)z >> 6) + attention->drop;
-            weight = mg_round_shift_s32(mg_exp2_q15[z & 63], octaves);
-        }
-        scores[t] = weight;
+        const int32_t distance = best - scores[t]; /* [0, 2^16) */
+        const int32_t weight = (distance < MG_EXP2_SIZE) ? mg_round_shift_s32(mg_exp2_q15[distance], drop) : 0;
+        scores[t] = (int16_t)weight;
         total += (uint32_t)weight;
     }
     return total;
 }
 
-void mg_attention_s16(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values, int32_t *scores,
+void mg_attention_s16(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values, int16_t *scores,
                       int32_t length, const mg_attention_t *attention)
 {
     const int32_t head_dim = attention->head_dim;
@@ -50,8 +51,8 @@ void mg_attention_s16(int16_t *out, const int16_t *q, const int8_t *keys, const 
 
     for (int32_t head = 0; head < attention->n_heads; head++) {
         const int32_t kv = (head / group) * head_dim;
-        const int32_t best = score(scores, q + head * head_dim, keys + kv, length, stride, head_dim);
-        const uint32_t total = weigh(scores, length, best, attention->multiplier[head], attention);
+        const int32_t best = score(scores, q + head * head_dim, keys + kv, length, stride, attention);
+        const uint32_t total = weigh(scores, length, best, attention->drop);
 
         /* total as a 16-bit mantissa in [2^15, 2^16); its reciprocal has 17 bits */
         const int32_t bits = mg_bit_length(total);

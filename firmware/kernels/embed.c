@@ -3,7 +3,7 @@
 
 void mg_embed_s16(int16_t *y, int32_t token, const mg_linear_t *table)
 {
-    const int8_t *row = table->codes + token * table->cols;
+    const int8_t *row = (const int8_t *)table->codes + token * table->cols;
     const int32_t multiplier = table->multiplier[token];
 
     for (int32_t i = 0; i < table->cols; i++) {

@@ -35,7 +35,7 @@ static inline int64_t mg_round_shift_s64(int64_t x, int32_t shift)
     return (x + (((int64_t)1 << shift) >> 1)) >> shift;
 }
 
-/* acc * multiplier / 2^shift, half up. multiplier in [0, 2^15): |product| < 2^46. */
+/* acc * multiplier / 2^shift, half up. 0 <= multiplier <= 2^30: |product| <= 2^61. */
 static inline int64_t mg_requantize(int32_t acc, int32_t multiplier, int32_t shift)
 {
     return mg_round_shift_s64((int64_t)acc * multiplier, shift);

@@ -53,9 +53,10 @@ static void turn_pair_s8(int8_t *y, int32_t a, int32_t b, int32_t i, turn_t turn
     y[i + 1] = (int8_t)mg_saturate_s8(mg_round_shift_s32(odd, shift));
 }
 
-void mg_rope_s8(int8_t *y, const int16_t *x, int32_t position, const mg_rope_t *rope)
+void mg_rope_s8(int8_t *ring, int32_t slot, const int16_t *x, int32_t position, const mg_rope_t *rope)
 {
     const int32_t size = rope->heads * rope->head_dim;
+    int8_t *y = ring + slot * size;
     for (int32_t pair = 0; pair < rope->head_dim; pair += 2) {
         const turn_t turn = turn_at(position, rope->step[pair >> 1]);
         for (int32_t i = pair; i < size; i += rope->head_dim) {

@@ -22,12 +22,9 @@ int32_t mg_generate(const mg_model_t *model, mg_sampler_t *sampler, const char *
     }
 
     model->reset();
-    const int32_t *logits = 0;
-    int32_t previous = tokenizer->bos;
-    for (int32_t i = 0; i < prompt_length; i++) {
-        previous = model->prompt[i];
-        logits = model->step(previous);
-    }
+    model->read(model->prompt, prompt_length - 1); /* bos is always there */
+    int32_t previous = model->prompt[prompt_length - 1];
+    const int32_t *logits = model->step(previous);
 
     int32_t count = 0;
     while (count < max_tokens) {

@@ -9,11 +9,13 @@
 
 /* A generated model as the runtime sees it.
  *   step           logits [vocab_size], int32 Q16 nats, valid until the next step; token in [0, vocab_size)
+ *   read           takes tokens [count] of a prompt in, without logits
  *   suffix         [suffix_length]  tokens that follow every prompt
  *   prompt         [prompt_capacity]  memory for the prompt's tokens */
 typedef struct {
     void (*reset)(void);
     const int32_t *(*step)(int32_t token);
+    void (*read)(const uint16_t *tokens, int32_t count);
     const mg_tokenizer_t *tokenizer;
     const uint16_t *suffix;
     int32_t suffix_length;

@@ -27,4 +27,12 @@ static inline void mg_ring_next(mg_ring_t *ring, int32_t context)
     ring->length = (ring->length < context) ? ring->length + 1 : context;
 }
 
+/* Count `tokens` more slots, which are free. */
+static inline void mg_ring_skip(mg_ring_t *ring, int32_t tokens)
+{
+    ring->position += tokens;
+    ring->slot += tokens;
+    ring->length += tokens;
+}
+
 #endif

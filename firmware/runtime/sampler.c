@@ -38,8 +38,7 @@ static uint32_t distance_of(const mg_sampler_t *sampler, int32_t best, int32_t l
 /* 2^(-distance / 64) in Q15, rounded: the weight of a token, at most 32767. */
 static uint32_t weight_of(uint32_t distance)
 {
-    const uint32_t octaves = distance >> 6; /* <= 16 */
-    return (mg_exp2_q15[distance & 63u] + ((1u << octaves) >> 1)) >> octaves;
+    return distance < FAR_AWAY ? mg_exp2_q15[distance] : 0u;
 }
 
 /* How many tokens are not further away than `distance`. */

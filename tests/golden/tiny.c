@@ -5,39 +5,40 @@
 #include "tiny.h"
 
 #include "kernels.h"
+#include "dsp/kernels_dsp.h"
 #include "op_done.h"
 #include "ring.h"
 #include "tiny_weights.h"
 
 /* Byte offsets of the buffers in the arena. Buffers that are never alive together share bytes. */
 enum {
-    LAYER0_KEYS = 0,             /* int8[6][4], kept from token to token */
-    LAYER0_VALUES = 24,          /* int8[6][4], kept from token to token */
-    FINAL_NORM = 48,             /* int16[8] */
-    LAYER0_ATT_NORM = 48,        /* int16[8] */
-    LAYER0_ATTENTION_CODES = 48, /* int8[8] */
-    LAYER0_FFN_NORM = 48,        /* int16[8] */
-    LAYER0_SCORES = 48,          /* int32[6] */
-    LAYER0_SWIGLU = 48,          /* int16[12] */
-    LAYER0_W1 = 48,              /* int16[12] */
-    LAYER0_WK = 48,              /* int16[4] */
-    LOGITS = 48,                 /* int32[16] */
-    LAYER0_ATTENTION_SCALE = 56, /* int32[2] */
-    LAYER0_ATT_NORM_CODES = 64,  /* int8[8] */
-    LAYER0_QUERY = 72,           /* int16[8] */
-    LAYER0_SWIGLU_CODES = 72,    /* int8[12] */
-    LAYER0_W3 = 72,              /* int16[12] */
-    LAYER0_WQ = 72,              /* int16[8] */
-    LAYER0_SWIGLU_SCALE = 84,    /* int32[2] */
-    LAYER0_ATT_NORM_SCALE = 88,  /* int32[2] */
-    EMBEDDING = 96,              /* int16[8] */
-    LAYER0_W2 = 96,              /* int16[8] */
-    LAYER0_WO = 96,              /* int16[8] */
-    FINAL_NORM_CODES = 112,      /* int8[8] */
-    LAYER0_ATTENTION = 112,      /* int16[8] */
-    LAYER0_FFN_NORM_CODES = 112, /* int8[8] */
-    FINAL_NORM_SCALE = 120,      /* int32[2] */
-    LAYER0_FFN_NORM_SCALE = 120  /* int32[2] */
+    LAYER0_KEYS = 0,              /* int8[6][4], kept from token to token */
+    LAYER0_VALUES = 24,           /* int8[6][4] (value pairs), kept from token to token */
+    FINAL_NORM = 48,              /* int16[8] */
+    LAYER0_ATT_NORM = 48,         /* int16[8] */
+    LAYER0_ATTENTION_SCALE = 48,  /* int32[2] */
+    LAYER0_FFN_NORM = 48,         /* int16[8] */
+    LAYER0_SCORES = 48,           /* int16[2][16] */
+    LAYER0_SWIGLU_CODES = 48,     /* int8[12] (words16) */
+    LAYER0_W3 = 48,               /* int16[12] */
+    LAYER0_WK = 48,               /* int16[4] */
+    LOGITS = 48,                  /* int32[16] */
+    LAYER0_ATT_NORM_CODES = 64,   /* int8[8] (words16) */
+    LAYER0_FFN_NORM_SCALE = 72,   /* int32[2] */
+    LAYER0_ATT_NORM_SCALE = 80,   /* int32[2] */
+    LAYER0_SWIGLU = 80,           /* int16[12] */
+    LAYER0_W1 = 80,               /* int16[12] */
+    LAYER0_SWIGLU_SCALE = 104,    /* int32[2] */
+    EMBEDDING = 112,              /* int16[8] */
+    FINAL_NORM_CODES = 112,       /* int8[8] (words16) */
+    LAYER0_W2 = 112,              /* int16[8] */
+    LAYER0_WO = 112,              /* int16[8] */
+    FINAL_NORM_SCALE = 128,       /* int32[2] */
+    LAYER0_ATTENTION_CODES = 128, /* int8[8] (words16) */
+    LAYER0_FFN_NORM_CODES = 128,  /* int8[8] (words16) */
+    LAYER0_QUERY = 128,           /* int16[8] */
+    LAYER0_WQ = 128,              /* int16[8] */
+    LAYER0_ATTENTION = 144        /* int16[8] */
 };
 
 uint32_t tiny_arena[TINY_ARENA_BYTES / 4];
@@ -83,101 +84,129 @@ void tiny_reset(void)
     mg_ring_reset(&ring);
 }
 
-const int32_t *tiny_step(int32_t token)
+/* The decoder layers, on one token. */
+static void layers(const uint16_t *token)
+{
+    /* 0: embedding: token -> int16[8] */
+    mg_embed_s16_dsp(s16(EMBEDDING), *token, &tiny_embedding);
+    mg_op_done(0);
+
+    /* 1: layers.0.att_norm: int16[8] -> int16[8] */
+    mg_rmsnorm_s16_dsp(s16(LAYER0_ATT_NORM), s16(EMBEDDING), &tiny_layer0_att_norm);
+    mg_op_done(1);
+
+    /* 2: layers.0.att_block: int16[8] -> int8[8] (words16), int32[2] */
+    mg_block_s8_dsp(s16(LAYER0_ATT_NORM_CODES), scale(LAYER0_ATT_NORM_SCALE), s16(LAYER0_ATT_NORM), 8);
+    mg_op_done(2);
+
+    /* 3: layers.0.wq: int8[8] (words16), int32[2] -> int16[8] */
+    mg_linear_s16_dsp(s16(LAYER0_WQ), s16(LAYER0_ATT_NORM_CODES), scale(LAYER0_ATT_NORM_SCALE), 1,
+                      &tiny_layer0_wq);
+    mg_op_done(3);
+
+    /* 4: layers.0.query: int16[8] -> int16[8] */
+    mg_rope_s16_dsp(s16(LAYER0_QUERY), s16(LAYER0_WQ), ring.position, &tiny_layer0_query_rope);
+    mg_op_done(4);
+
+    /* 5: layers.0.wk: int8[8] (words16), int32[2] -> int16[4] */
+    mg_linear_s16_dsp(s16(LAYER0_WK), s16(LAYER0_ATT_NORM_CODES), scale(LAYER0_ATT_NORM_SCALE), 1,
+                      &tiny_layer0_wk);
+    mg_op_done(5);
+
+    /* 6: layers.0.keys: int16[4] -> int8[6][4] (one slot) */
+    mg_rope_s8_dsp(s8(LAYER0_KEYS), ring.slot, s16(LAYER0_WK), ring.position, &tiny_layer0_keys_rope);
+    mg_op_done(6);
+
+    /* 7: layers.0.wv: int8[8] (words16), int32[2] -> int8[6][4] (value pairs) (one slot) */
+    mg_linear_s8_dsp(s8(LAYER0_VALUES), ring.slot, s16(LAYER0_ATT_NORM_CODES), scale(LAYER0_ATT_NORM_SCALE), 1,
+                     &tiny_layer0_wv);
+    mg_op_done(7);
+
+    /* 8: layers.0.attention: int16[8], int8[6][4], int8[6][4] (value pairs) -> int16[8] */
+    mg_attention_s16_dsp(s16(LAYER0_ATTENTION), s16(LAYER0_QUERY), s8(LAYER0_KEYS), s8(LAYER0_VALUES),
+                         s16(LAYER0_SCORES), ring.length, &tiny_layer0_attention);
+    mg_op_done(8);
+
+    /* 9: layers.0.out_block: int16[8] -> int8[8] (words16), int32[2] */
+    mg_block_s8_dsp(s16(LAYER0_ATTENTION_CODES), scale(LAYER0_ATTENTION_SCALE), s16(LAYER0_ATTENTION), 8);
+    mg_op_done(9);
+
+    /* 10: layers.0.wo: int16[8], int8[8] (words16), int32[2] -> int16[8] */
+    mg_linear_add_s16_dsp(s16(LAYER0_WO), s16(EMBEDDING), s16(LAYER0_ATTENTION_CODES),
+                          scale(LAYER0_ATTENTION_SCALE), 1, &tiny_layer0_wo);
+    mg_op_done(10);
+
+    /* 11: layers.0.ffn_norm: int16[8] -> int16[8] */
+    mg_rmsnorm_s16_dsp(s16(LAYER0_FFN_NORM), s16(LAYER0_WO), &tiny_layer0_ffn_norm);
+    mg_op_done(11);
+
+    /* 12: layers.0.ffn_block: int16[8] -> int8[8] (words16), int32[2] */
+    mg_block_s8_dsp(s16(LAYER0_FFN_NORM_CODES), scale(LAYER0_FFN_NORM_SCALE), s16(LAYER0_FFN_NORM), 8);
+    mg_op_done(12);
+
+    /* 13: layers.0.w1: int8[8] (words16), int32[2] -> int16[12] */
+    mg_linear_s16_dsp(s16(LAYER0_W1), s16(LAYER0_FFN_NORM_CODES), scale(LAYER0_FFN_NORM_SCALE), 1,
+                      &tiny_layer0_w1);
+    mg_op_done(13);
+
+    /* 14: layers.0.w3: int8[8] (words16), int32[2] -> int16[12] */
+    mg_linear_s16_dsp(s16(LAYER0_W3), s16(LAYER0_FFN_NORM_CODES), scale(LAYER0_FFN_NORM_SCALE), 1,
+                      &tiny_layer0_w3);
+    mg_op_done(14);
+
+    /* 15: layers.0.swiglu: int16[12], int16[12] -> int16[12] */
+    mg_swiglu_s16_dsp(s16(LAYER0_SWIGLU), s16(LAYER0_W1), s16(LAYER0_W3), 12, 11, 11);
+    mg_op_done(15);
+
+    /* 16: layers.0.hidden_block: int16[12] -> int8[12] (words16), int32[2] */
+    mg_block_s8_dsp(s16(LAYER0_SWIGLU_CODES), scale(LAYER0_SWIGLU_SCALE), s16(LAYER0_SWIGLU), 12);
+    mg_op_done(16);
+
+    /* 17: layers.0.w2: int16[8], int8[12] (words16), int32[2] -> int16[8] */
+    mg_linear_add_s16_dsp(s16(LAYER0_W2), s16(LAYER0_WO), s16(LAYER0_SWIGLU_CODES), scale(LAYER0_SWIGLU_SCALE),
+                          1, &tiny_layer0_w2);
+    mg_op_done(17);
+}
+
+/* The logits of the last token. */
+static void head(void)
+{
+    /* 18: final_norm: int16[8] -> int16[8] */
+    mg_rmsnorm_s16_dsp(s16(FINAL_NORM), s16(LAYER0_W2), &tiny_final_norm);
+    mg_op_done(18);
+
+    /* 19: final_block: int16[8] -> int8[8] (words16), int32[2] */
+    mg_block_s8_dsp(s16(FINAL_NORM_CODES), scale(FINAL_NORM_SCALE), s16(FINAL_NORM), 8);
+    mg_op_done(19);
+
+    /* 20: logits: int8[8] (words16), int32[2] -> int32[16] */
+    mg_linear_s32_dsp(s32(LOGITS), s16(FINAL_NORM_CODES), scale(FINAL_NORM_SCALE), 1, &tiny_logits);
+    mg_op_done(20);
+}
+
+/* Open the slot of one more token. */
+static void next_slot(void)
 {
     mg_ring_next(&ring, TINY_CONTEXT);
     if (ring.position == 16) {
         rebase();
     }
+}
 
-    /* 0: embedding: token -> int16[8] */
-    mg_embed_s16(s16(EMBEDDING), token, &tiny_embedding);
-    mg_op_done(0);
+void tiny_read(const uint16_t *tokens, int32_t count)
+{
+    for (int32_t i = 0; i < count; i++) {
+        next_slot();
+        layers(tokens + i);
+    }
+}
 
-    /* 1: layers.0.att_norm: int16[8] -> int16[8] */
-    mg_rmsnorm_s16(s16(LAYER0_ATT_NORM), s16(EMBEDDING), &tiny_layer0_att_norm);
-    mg_op_done(1);
-
-    /* 2: layers.0.att_block: int16[8] -> int8[8], int32[2] */
-    mg_block_s8(s8(LAYER0_ATT_NORM_CODES), scale(LAYER0_ATT_NORM_SCALE), s16(LAYER0_ATT_NORM), 8);
-    mg_op_done(2);
-
-    /* 3: layers.0.wq: int8[8], int32[2] -> int16[8] */
-    mg_linear_s16(s16(LAYER0_WQ), s8(LAYER0_ATT_NORM_CODES), scale(LAYER0_ATT_NORM_SCALE), &tiny_layer0_wq);
-    mg_op_done(3);
-
-    /* 4: layers.0.query: int16[8] -> int16[8] */
-    mg_rope_s16(s16(LAYER0_QUERY), s16(LAYER0_WQ), ring.position, &tiny_layer0_query_rope);
-    mg_op_done(4);
-
-    /* 5: layers.0.wk: int8[8], int32[2] -> int16[4] */
-    mg_linear_s16(s16(LAYER0_WK), s8(LAYER0_ATT_NORM_CODES), scale(LAYER0_ATT_NORM_SCALE), &tiny_layer0_wk);
-    mg_op_done(5);
-
-    /* 6: layers.0.keys: int16[4] -> int8[6][4] (one slot) */
-    mg_rope_s8(s8(LAYER0_KEYS) + ring.slot * 4, s16(LAYER0_WK), ring.position, &tiny_layer0_keys_rope);
-    mg_op_done(6);
-
-    /* 7: layers.0.wv: int8[8], int32[2] -> int8[6][4] (one slot) */
-    mg_linear_s8(s8(LAYER0_VALUES) + ring.slot * 4, s8(LAYER0_ATT_NORM_CODES), scale(LAYER0_ATT_NORM_SCALE),
-                 &tiny_layer0_wv);
-    mg_op_done(7);
-
-    /* 8: layers.0.attention: int16[8], int8[6][4], int8[6][4] -> int16[8] */
-    mg_attention_s16(s16(LAYER0_ATTENTION), s16(LAYER0_QUERY), s8(LAYER0_KEYS), s8(LAYER0_VALUES),
-                     s32(LAYER0_SCORES), ring.length, &tiny_layer0_attention);
-    mg_op_done(8);
-
-    /* 9: layers.0.out_block: int16[8] -> int8[8], int32[2] */
-    mg_block_s8(s8(LAYER0_ATTENTION_CODES), scale(LAYER0_ATTENTION_SCALE), s16(LAYER0_ATTENTION), 8);
-    mg_op_done(9);
-
-    /* 10: layers.0.wo: int16[8], int8[8], int32[2] -> int16[8] */
-    mg_linear_add_s16(s16(LAYER0_WO), s16(EMBEDDING), s8(LAYER0_ATTENTION_CODES), scale(LAYER0_ATTENTION_SCALE),
-                      &tiny_layer0_wo);
-    mg_op_done(10);
-
-    /* 11: layers.0.ffn_norm: int16[8] -> int16[8] */
-    mg_rmsnorm_s16(s16(LAYER0_FFN_NORM), s16(LAYER0_WO), &tiny_layer0_ffn_norm);
-    mg_op_done(11);
-
-    /* 12: layers.0.ffn_block: int16[8] -> int8[8], int32[2] */
-    mg_block_s8(s8(LAYER0_FFN_NORM_CODES), scale(LAYER0_FFN_NORM_SCALE), s16(LAYER0_FFN_NORM), 8);
-    mg_op_done(12);
-
-    /* 13: layers.0.w1: int8[8], int32[2] -> int16[12] */
-    mg_linear_s16(s16(LAYER0_W1), s8(LAYER0_FFN_NORM_CODES), scale(LAYER0_FFN_NORM_SCALE), &tiny_layer0_w1);
-    mg_op_done(13);
-
-    /* 14: layers.0.w3: int8[8], int32[2] -> int16[12] */
-    mg_linear_s16(s16(LAYER0_W3), s8(LAYER0_FFN_NORM_CODES), scale(LAYER0_FFN_NORM_SCALE), &tiny_layer0_w3);
-    mg_op_done(14);
-
-    /* 15: layers.0.swiglu: int16[12], int16[12] -> int16[12] */
-    mg_swiglu_s16(s16(LAYER0_SWIGLU), s16(LAYER0_W1), s16(LAYER0_W3), 12, 11, 11);
-    mg_op_done(15);
-
-    /* 16: layers.0.hidden_block: int16[12] -> int8[12], int32[2] */
-    mg_block_s8(s8(LAYER0_SWIGLU_CODES), scale(LAYER0_SWIGLU_SCALE), s16(LAYER0_SWIGLU), 12);
-    mg_op_done(16);
-
-    /* 17: layers.0.w2: int16[8], int8[12], int32[2] -> int16[8] */
-    mg_linear_add_s16(s16(LAYER0_W2), s16(LAYER0_WO), s8(LAYER0_SWIGLU_CODES), scale(LAYER0_SWIGLU_SCALE),
-                      &tiny_layer0_w2);
-    mg_op_done(17);
-
-    /* 18: final_norm: int16[8] -> int16[8] */
-    mg_rmsnorm_s16(s16(FINAL_NORM), s16(LAYER0_W2), &tiny_final_norm);
-    mg_op_done(18);
-
-    /* 19: final_block: int16[8] -> int8[8], int32[2] */
-    mg_block_s8(s8(FINAL_NORM_CODES), scale(FINAL_NORM_SCALE), s16(FINAL_NORM), 8);
-    mg_op_done(19);
-
-    /* 20: logits: int8[8], int32[2] -> int32[16] */
-    mg_linear_s32(s32(LOGITS), s8(FINAL_NORM_CODES), scale(FINAL_NORM_SCALE), &tiny_logits);
-    mg_op_done(20);
-
+const int32_t *tiny_step(int32_t token)
+{
+    const uint16_t id = (uint16_t)token;
+    next_slot();
+    layers(&id);
+    head();
     return s32(LOGITS);
 }
 

@@ -12,7 +12,7 @@
 enum {
     TINY_VOCAB_SIZE = 16,
     TINY_CONTEXT = 6, /* tokens that the model remembers; older ones are forgotten */
-    TINY_ARENA_BYTES = 128
+    TINY_ARENA_BYTES = 160
 };
 
 /* Make the model ready. Call once, before anything else. */
@@ -24,6 +24,9 @@ void tiny_reset(void);
 /* Read one token, 0 <= token < VOCAB_SIZE; returns logits [VOCAB_SIZE] in Q16 nats, valid until the next call. A
  * sequence begins with token tiny_model.tokenizer->bos and may go on for ever. */
 const int32_t *tiny_step(int32_t token);
+
+/* Read tokens [count] without asking for logits, as of a prompt but for its last token. */
+void tiny_read(const uint16_t *tokens, int32_t count);
 
 /* Forget everything, read a prompt of `length` bytes, and emit what follows: at most max_tokens tokens, drawn by
  * `sampler`. Returns how many there were, or -1 where the prompt is too long; 160 bytes always fit. */

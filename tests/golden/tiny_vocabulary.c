@@ -32,14 +32,15 @@ static const mg_tokenizer_t tokenizer = {
 static const uint16_t suffix[1] = {0};
 
 /* A prompt of 160 bytes before merging, bos, the space in front of it and the suffix. */
-static uint16_t prompt[162];
+static uint16_t tiny_prompt[162];
 
 const mg_model_t tiny_model = {
     .reset = tiny_reset,
     .step = tiny_step,
+    .read = tiny_read,
     .tokenizer = &tokenizer,
     .suffix = suffix,
     .suffix_length = 0,
-    .prompt = prompt,
+    .prompt = tiny_prompt,
     .prompt_capacity = 162
 };

@@ -4,36 +4,30 @@
  * board sha256      df325394a5fdd2d0c5743087d7e09ff45c521e094f01bcf234c338ec3e649d82 */
 #include "tiny_weights.h"
 
-/* [16][8], row-major */
-static const int8_t tiny_embedding_codes[128] = {
-    -127,  -60,    7,   74, -114,  -47,   20,   87, -101,  -34,   33,  100,  -88,  -21,   46,  113,  -75,   -8,
-      59,  126,  -62,    5,   72, -116,  -49,   18,   85, -103,  -36,   31,   98,  -90,  -23,   44,  111,  -77,
-     -10,   57,  124,  -64,    3,   70, -118,  -51,   16,   83, -105,  -38,   29,   96,  -92,  -25,   42,  109,
-     -79,  -12,   55,  122,  -66,    1,   68, -120,  -53,   14,   81, -107,  -40,   27,   94,  -94,  -27,   40,
-     107,  -81,  -14,   53,  120,  -68,   -1,   66, -122,  -55,   12,   79, -109,  -42,   25,   92,  -96,  -29,
-      38,  105,  -83,  -16,   51,  118,  -70,   -3,   64, -124,  -57,   10,   77, -111,  -44,   23,   90,  -98,
-     -31,   36,  103,  -85,  -18,   49,  116,  -72,   -5,   62, -126,  -59,    8,   75, -113,  -46,   21,   88,
-    -100,  -33,
+/* int8 [16][8], dsp */
+static const uint32_t tiny_embedding_codes[32] = {
+    3720649345u, 1682579719u, 3939608462u, 1901538836u,  301518517u, 2575193403u,  520477634u, 2777440840u,
+    1177289449u, 3434318447u, 1396248566u, 3653277564u, 2053125917u,   15187364u, 2288862250u,  234146481u,
+    2929027921u,  891023832u, 3147987038u, 1109982949u, 3804864390u, 1766794764u, 4023823507u, 1985753881u,
+     385733562u, 2642696768u,  604692679u, 2861655885u, 1261504494u, 3518533492u, 1480463611u, 3737492354u,
 };
 
-static const int16_t tiny_embedding_multiplier[16] = {
+static const __attribute__((aligned(4))) int16_t tiny_embedding_multiplier[16] = {
     16384, 22177, 27970, 17379, 23172, 28965, 18374, 24167, 29960, 19369, 25162, 30955, 20364, 26157, 31950,
     21359,
 };
 
-static const int16_t tiny_layer0_att_norm_gain[8] = {
+static const __attribute__((aligned(4))) int16_t tiny_layer0_att_norm_gain[8] = {
      9000, 10009, 11018, 12027, 13036, 14045, 15054, 16063,
 };
 
-/* [8][8], row-major */
-static const int8_t tiny_layer0_wq_codes[64] = {
-    -127,  -90,  -53,  -16,   21,   58,   95, -123,  -86,  -49,  -12,   25,   62,   99, -119,  -82,  -45,   -8,
-      29,   66,  103, -115,  -78,  -41,   -4,   33,   70,  107, -111,  -74,  -37,    0,   37,   74,  111, -107,
-     -70,  -33,    4,   41,   78,  115, -103,  -66,  -29,    8,   45,   82,  119,  -99,  -62,  -25,   12,   49,
-      86,  123,  -95,  -58,  -21,   16,   53,   90,  127,  -91,
+/* int8 [8][8], dsp */
+static const uint32_t tiny_layer0_wq_codes[16] = {
+    3467028865u,  418444235u, 1664761365u, 2911209823u,  553188307u, 1799505437u, 3045953895u, 4292336306u,
+    1934249509u, 3180697967u,  132113082u, 1378430212u, 3315442039u,  266857154u, 1513174284u, 2776334166u,
 };
 
-static const int16_t tiny_layer0_wq_multiplier[8] = {
+static const __attribute__((aligned(4))) int16_t tiny_layer0_wq_multiplier[8] = {
     16384, 28631, 24494, 20357, 32604, 28467, 24330, 20193,
 };
 
@@ -41,13 +35,12 @@ static const uint32_t tiny_rope_step[2] = {
     683565276u,   6835653u,
 };
 
-/* [4][8], row-major */
-static const int8_t tiny_layer0_wk_codes[32] = {
-    -127,  -86,  -45,   -4,   37,   78,  119,  -95,  -54,  -13,   28,   69,  110, -104,  -63,  -22,   19,   60,
-     101, -113,  -72,  -31,   10,   51,   92, -122,  -81,  -40,    1,   42,   83,  124,
+/* int8 [4][8], dsp */
+static const uint32_t tiny_layer0_wk_codes[8] = {
+    4071278977u, 1157372883u, 2555276837u, 3919692151u, 2252102675u, 3616517989u,  702611640u, 2083738378u,
 };
 
-static const int16_t tiny_layer0_wk_multiplier[4] = {
+static const __attribute__((aligned(4))) int16_t tiny_layer0_wk_multiplier[4] = {
     16384, 29955, 27142, 24329,
 };
 
@@ -55,101 +48,83 @@ static const int32_t tiny_layer0_key_zero[4] = {
     -4000000, -2765433, -1530866,  -296299,
 };
 
-/* [4][8], row-major */
-static const int8_t tiny_layer0_wv_codes[32] = {
-    -127,  -84,  -41,    2,   45,   88, -124,  -81,  -38,    5,   48,   91, -121,  -78,  -35,    8,   51,   94,
-    -118,  -75,  -32,   11,   54,   97, -115,  -72,  -29,   14,   57,  100, -112,  -69,
+/* int8 [4][8], dsp */
+static const uint32_t tiny_layer0_wv_codes[8] = {
+      78436737u, 1526869975u, 2992146221u,  128965764u, 3093204275u,  230023818u, 1678457056u, 3143733302u,
 };
 
-static const int16_t tiny_layer0_wv_multiplier[4] = {
+static const __attribute__((aligned(4))) int16_t tiny_layer0_wv_multiplier[4] = {
     16384, 30617, 28466, 26315,
 };
 
-static const int16_t tiny_layer0_attention_score[2] = {
-    20000, 24000,
+/* int8 [8][8], dsp */
+static const uint32_t tiny_layer0_wo_codes[16] = {
+     682686849u, 2282641375u, 3865884477u, 1137382556u,  463727987u, 2046905042u, 3646925360u,  918423439u,
+     244768870u, 1827945925u, 3427966243u,  699529858u,   25809753u, 1608986808u, 3209007126u,  480570996u,
 };
 
-/* [8][8], row-major */
-static const int8_t tiny_layer0_wo_codes[64] = {
-    -127,  -80,  -33,   14,   61,  108, -100,  -53,   -6,   41,   88, -120,  -73,  -26,   21,   68,  115,  -93,
-     -46,    1,   48,   95, -113,  -66,  -19,   28,   75,  122,  -86,  -39,    8,   55,  102, -106,  -59,  -12,
-      35,   82, -126,  -79,  -32,   15,   62,  109,  -99,  -52,   -5,   42,   89, -119,  -72,  -25,   22,   69,
-     116,  -92,  -45,    2,   49,   96, -112,  -65,  -18,   29,
-};
-
-static const int16_t tiny_layer0_wo_multiplier[8] = {
+static const __attribute__((aligned(4))) int16_t tiny_layer0_wo_multiplier[8] = {
     16384, 31941, 31114, 30287, 29460, 28633, 27806, 26979,
 };
 
-static const int16_t tiny_layer0_ffn_norm_gain[8] = {
+static const __attribute__((aligned(4))) int16_t tiny_layer0_ffn_norm_gain[8] = {
      9000, 11003, 13006, 15009, 17012, 19015, 21018,  9020,
 };
 
-/* [12][8], row-major */
-static const int8_t tiny_layer0_w1_codes[96] = {
-    -127,  -74,  -21,   32,   85, -117,  -64,  -11,   42,   95, -107,  -54,   -1,   52,  105,  -97,  -44,    9,
-      62,  115,  -87,  -34,   19,   72,  125,  -77,  -24,   29,   82, -120,  -67,  -14,   39,   92, -110,  -57,
-      -4,   49,  102, -100,  -47,    6,   59,  112,  -90,  -37,   16,   69,  122,  -80,  -27,   26,   79, -123,
-     -70,  -17,   36,   89, -113,  -60,   -7,   46,   99, -103,  -50,    3,   56,  109,  -93,  -40,   13,   66,
-     119,  -83,  -30,   23,   76, -126,  -73,  -20,   33,   86, -116,  -63,  -10,   43,   96, -106,  -53,    0,
-      53,  106,  -96,  -43,   10,   63,
+/* int8 [12][8], dsp */
+static const uint32_t tiny_layer0_w1_codes[24] = {
+    1588996481u, 3391132907u,  864812885u, 2666883264u, 3003743444u,  494135358u, 2279494057u, 4064853267u,
+     106746151u, 1875327634u, 3677464060u, 1151078502u, 1487938682u, 3290074853u,  763754831u, 2565825210u,
+    2902685390u,  393077304u, 2178436003u, 3963795213u,    5688097u, 1774269580u, 3576406006u, 1050020448u,
 };
 
-static const int16_t tiny_layer0_w1_multiplier[12] = {
+static const __attribute__((aligned(4))) int16_t tiny_layer0_w1_multiplier[12] = {
     16384, 17543, 18702, 19861, 21020, 22179, 23338, 24497, 25656, 26815, 27974, 29133,
 };
 
-/* [12][8], row-major */
-static const int8_t tiny_layer0_w3_codes[96] = {
-    -127,  -68,   -9,   50,  109,  -87,  -28,   31,   90, -106,  -47,   12,   71, -125,  -66,   -7,   52,  111,
-     -85,  -26,   33,   92, -104,  -45,   14,   73, -123,  -64,   -5,   54,  113,  -83,  -24,   35,   94, -102,
-     -43,   16,   75, -121,  -62,   -3,   56,  115,  -81,  -22,   37,   96, -100,  -41,   18,   77, -119,  -60,
-      -1,   58,  117,  -79,  -20,   39,   98,  -98,  -39,   20,   79, -117,  -58,    1,   60,  119,  -77,  -18,
-      41,  100,  -96,  -37,   22,   81, -115,  -56,    3,   62,  121,  -75,  -16,   43,  102,  -94,  -35,   24,
-      83, -113,  -54,    5,   64,  123,
+/* int8 [12][8], dsp */
+static const uint32_t tiny_layer0_w3_codes[24] = {
+    2512148865u,  204656887u, 2192131949u, 4179607012u, 1232014900u, 3219555499u,  912063265u, 2899538072u,
+    4246979048u, 1922709598u, 3926961877u, 1602692427u, 2966910108u,  659418130u, 2646892937u,  339400959u,
+    1670064463u, 3674316742u, 1366758972u, 3354299571u,  406772995u, 2394248057u,   86755824u, 2057453670u,
 };
 
-static const int16_t tiny_layer0_w3_multiplier[12] = {
+static const __attribute__((aligned(4))) int16_t tiny_layer0_w3_multiplier[12] = {
     16384, 19529, 22674, 25819, 28964, 32109, 18870, 22015, 25160, 28305, 31450, 18211,
 };
 
-/* [8][12], row-major */
-static const int8_t tiny_layer0_w2_codes[96] = {
-    -127,  -66,   -5,   56,  117,  -77,  -16,   45,  106,  -88,  -27,   34,   95,  -99,  -38,   23,   84, -110,
-     -49,   12,   73, -121,  -60,    1,   62,  123,  -71,  -10,   51,  112,  -82,  -21,   40,  101,  -93,  -32,
-      29,   90, -104,  -43,   18,   79, -115,  -54,    7,   68, -126,  -65,   -4,   57,  118,  -76,  -15,   46,
-     107,  -87,  -26,   35,   96,  -98,  -37,   24,   85, -109,  -48,   13,   74, -120,  -59,    2,   63,  124,
-     -70,   -9,   52,  113,  -81,  -20,   41,  102,  -92,  -31,   30,   91, -103,  -42,   19,   80, -114,  -53,
-       8,   69, -125,  -64,   -3,   58,
+/* int8 [8][12], dsp */
+static const uint32_t tiny_layer0_w2_codes[32] = {
+    2629721729u,  389601787u, 2444448885u,  204328688u, 1518017854u, 3572930489u, 1332744755u, 3387657390u,
+    2259175786u,   19055589u,          0u,          0u, 1147471656u, 3202384291u,          0u,          0u,
+     406444796u, 2461291894u,  221171697u, 2276018795u, 3589773498u, 1349587764u, 3404500399u, 1164314665u,
+      35898598u, 2073968480u,          0u,          0u, 3219227300u,  979107102u,          0u,          0u,
 };
 
-static const int16_t tiny_layer0_w2_multiplier[8] = {
+static const __attribute__((aligned(4))) int16_t tiny_layer0_w2_multiplier[8] = {
     16384, 20191, 23998, 27805, 31612, 19035, 22842, 26649,
 };
 
-static const int16_t tiny_final_norm_gain[8] = {
+static const __attribute__((aligned(4))) int16_t tiny_final_norm_gain[8] = {
      9000, 12001, 15002, 18003, 21004, 10004, 13005, 16006,
 };
 
-/* [16][8], row-major */
-static const int8_t tiny_logits_codes[128] = {
-    -127,  -56,   15,   86,  -98,  -27,   44,  115,  -69,    2,   73, -111,  -40,   31,  102,  -82,  -11,   60,
-    -124,  -53,   18,   89,  -95,  -24,   47,  118,  -66,    5,   76, -108,  -37,   34,  105,  -79,   -8,   63,
-    -121,  -50,   21,   92,  -92,  -21,   50,  121,  -63,    8,   79, -105,  -34,   37,  108,  -76,   -5,   66,
-    -118,  -47,   24,   95,  -89,  -18,   53,  124,  -60,   11,   82, -102,  -31,   40,  111,  -73,   -2,   69,
-    -115,  -44,   27,   98,  -86,  -15,   56,  127,  -57,   14,   85,  -99,  -28,   43,  114,  -70,    1,   72,
-    -112,  -41,   30,  101,  -83,  -12,   59, -125,  -54,   17,   88,  -96,  -25,   46,  117,  -67,    4,   75,
-    -109,  -38,   33,  104,  -80,   -9,   62, -122,  -51,   20,   91,  -93,  -22,   49,  120,  -64,    7,   78,
-    -106,  -35,
+/* int8 [16][8], dsp */
+static const uint32_t tiny_logits_codes[32] = {
+      29932161u, 2438351119u,  518379422u, 2926798380u, 1983655669u,   80461188u, 2488880146u,  568908449u,
+    3937510505u, 2034184696u,  130990215u, 2539409173u, 1596266462u, 3988039532u, 2084713723u,  181519242u,
+    3550121298u, 1646795489u, 4038568559u, 2135242750u, 1208877255u, 3600650325u, 1697324516u, 4089097586u,
+    3162731835u, 1259406282u, 3651179352u, 1747853543u,  821553584u, 3213260862u, 1309935309u, 3701708379u,
 };
 
-static const int16_t tiny_logits_multiplier[16] = {
+static const __attribute__((aligned(4))) int16_t tiny_logits_multiplier[16] = {
     16384, 23501, 30618, 21351, 28468, 19201, 26318, 17051, 24168, 31285, 22018, 29135, 19868, 26985, 17718,
     24835,
 };
 
 const mg_linear_t tiny_embedding = {
-    .codes = tiny_embedding_codes, .multiplier = tiny_embedding_multiplier, .rows = 16, .cols = 8, .shift = 15
+    .codes = tiny_embedding_codes, .multiplier = tiny_embedding_multiplier, .rows = 16, .cols = 8, .shift = 15,
+    .chunk = 8, .group = 0
 };
 
 const mg_norm_t tiny_layer0_att_norm = {
@@ -157,7 +132,8 @@ const mg_norm_t tiny_layer0_att_norm = {
 };
 
 const mg_linear_t tiny_layer0_wq = {
-    .codes = tiny_layer0_wq_codes, .multiplier = tiny_layer0_wq_multiplier, .rows = 8, .cols = 8, .shift = 14
+    .codes = tiny_layer0_wq_codes, .multiplier = tiny_layer0_wq_multiplier, .rows = 8, .cols = 8, .shift = 29,
+    .chunk = 8, .group = 0
 };
 
 const mg_rope_t tiny_layer0_query_rope = {
@@ -165,7 +141,8 @@ const mg_rope_t tiny_layer0_query_rope = {
 };
 
 const mg_linear_t tiny_layer0_wk = {
-    .codes = tiny_layer0_wk_codes, .multiplier = tiny_layer0_wk_multiplier, .rows = 4, .cols = 8, .shift = 14
+    .codes = tiny_layer0_wk_codes, .multiplier = tiny_layer0_wk_multiplier, .rows = 4, .cols = 8, .shift = 29,
+    .chunk = 8, .group = 0
 };
 
 const mg_rope_t tiny_layer0_keys_rope = {
@@ -173,16 +150,17 @@ const mg_rope_t tiny_layer0_keys_rope = {
 };
 
 const mg_linear_t tiny_layer0_wv = {
-    .codes = tiny_layer0_wv_codes, .multiplier = tiny_layer0_wv_multiplier, .rows = 4, .cols = 8, .shift = 20
+    .codes = tiny_layer0_wv_codes, .multiplier = tiny_layer0_wv_multiplier, .rows = 4, .cols = 8, .shift = 32,
+    .chunk = 8, .group = 0
 };
 
 const mg_attention_t tiny_layer0_attention = {
-    .multiplier = tiny_layer0_attention_score, .n_heads = 2, .n_kv_heads = 1, .head_dim = 4, .shift = 27,
-    .drop = 0
+    .n_heads = 2, .n_kv_heads = 1, .head_dim = 4, .shift = 12, .drop = 0
 };
 
 const mg_linear_t tiny_layer0_wo = {
-    .codes = tiny_layer0_wo_codes, .multiplier = tiny_layer0_wo_multiplier, .rows = 8, .cols = 8, .shift = 14
+    .codes = tiny_layer0_wo_codes, .multiplier = tiny_layer0_wo_multiplier, .rows = 8, .cols = 8, .shift = 29,
+    .chunk = 8, .group = 0
 };
 
 const mg_norm_t tiny_layer0_ffn_norm = {
@@ -190,15 +168,18 @@ const mg_norm_t tiny_layer0_ffn_norm = {
 };
 
 const mg_linear_t tiny_layer0_w1 = {
-    .codes = tiny_layer0_w1_codes, .multiplier = tiny_layer0_w1_multiplier, .rows = 12, .cols = 8, .shift = 14
+    .codes = tiny_layer0_w1_codes, .multiplier = tiny_layer0_w1_multiplier, .rows = 12, .cols = 8, .shift = 29,
+    .chunk = 8, .group = 0
 };
 
 const mg_linear_t tiny_layer0_w3 = {
-    .codes = tiny_layer0_w3_codes, .multiplier = tiny_layer0_w3_multiplier, .rows = 12, .cols = 8, .shift = 14
+    .codes = tiny_layer0_w3_codes, .multiplier = tiny_layer0_w3_multiplier, .rows = 12, .cols = 8, .shift = 29,
+    .chunk = 8, .group = 0
 };
 
 const mg_linear_t tiny_layer0_w2 = {
-    .codes = tiny_layer0_w2_codes, .multiplier = tiny_layer0_w2_multiplier, .rows = 8, .cols = 12, .shift = 14
+    .codes = tiny_layer0_w2_codes, .multiplier = tiny_layer0_w2_multiplier, .rows = 8, .cols = 12, .shift = 29,
+    .chunk = 12, .group = 0
 };
 
 const mg_norm_t tiny_final_norm = {
@@ -206,7 +187,8 @@ const mg_norm_t tiny_final_norm = {
 };
 
 const mg_linear_t tiny_logits = {
-    .codes = tiny_logits_codes, .multiplier = tiny_logits_multiplier, .rows = 16, .cols = 8, .shift = 9
+    .codes = tiny_logits_codes, .multiplier = tiny_logits_multiplier, .rows = 16, .cols = 8, .shift = 24,
+    .chunk = 8, .group = 0
 };
 
 const mg_rope_t tiny_layer0_rebase_rope = {
