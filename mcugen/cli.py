@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from mcugen import __version__, pipeline, sources
+from mcugen import bench as benches
+from mcugen.bench_report import Sheet, bench_sheets, comparison_sheets, gemv_sheets
 from mcugen.boards import list_boards, load_board
-from mcugen.errors import McugenError
-from mcugen.ir import Board
+from mcugen.errors import McugenError, UsageError
+from mcugen.gemv import gemv_bench
+from mcugen.ir import Board, QuantizedModel
 from mcugen.ladder import Ladder, climb
 from mcugen.layout import Layout, lay_out, make_firmware, plan_facts, plan_text
 from mcugen.project import write_file
@@ -96,14 +100,52 @@ _context = click.option("--context", type=int, metavar="N", help="Tokens remembe
 _calibrate = click.option(
     "--calibrate", type=_PATH, metavar="TEXT", help="Text to calibrate on.  [default: own samples]"
 )
+_weights = click.option(
+    "--weights",
+    type=click.Choice(["int8", "int4"]),
+    help="Codes of the layers' matrices; int4 in groups of 32 columns.  [default: int8]",
+)
+_prefill = click.option(
+    "--prefill",
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Tokens of a prompt computed at once: faster, more RAM.",
+)
 _toolchain = click.option("--toolchain", default="auto", show_default=True, help="The C compiler: auto, zig or gcc.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _EPILOG = (
     "MODEL is a llama2.c checkpoint (.bin, with --tokenizer) or a quantised model (.safetensors). "
     "Without MODEL, it is the model that ships with mcugen."
 )
-_named = _options(_model, _tokenizer, _calibrate)
-_laid_out = _options(_named, _board, _context)
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What the options of a command name: a model, how it becomes integers, and where these go."""
+
+    model: Path | None
+    tokenizer: Path | None
+    calibrate: Path | None
+    weights: str | None
+    board: str = "host"
+    context: int | None = None
+    prefill: int = 1
+
+
+def _choose(command: _Command) -> _Command:
+    """Hand the options of _Choice over as one argument."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        chosen = {field.name: options.pop(field.name) for field in fields(_Choice) if field.name in options}
+        command(choice=_Choice(**chosen), **options)
+
+    return run
+
+
+_named = _options(_model, _tokenizer, _calibrate, _weights, _choose)
+_laid_out = _options(_model, _tokenizer, _calibrate, _weights, _board, _context, _prefill, _choose)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -118,28 +160,29 @@ def mcugen() -> None:
     """
 
 
-def _lay_out(
-    model: Path | None,
-    tokenizer: Path | None,
-    calibrate: Path | None,
-    board: str,
-    context: int | None,
-    progress: sources.Progress,
-) -> tuple[Source, Layout, str]:
+def _quantize(choice: _Choice, progress: sources.Progress) -> tuple[Source, QuantizedModel]:
+    source = open_source(choice.model, choice.tokenizer)
+    bits = None if choice.weights is None else int(choice.weights.removeprefix("int"))
+    return source, quantize_source(source, choice.calibrate, progress, bits)
+
+
+def _lay_out(choice: _Choice, progress: sources.Progress) -> tuple[Source, Layout, str]:
     """What the options of a command name: the source, its layout on the board, and the command that generates it.
 
     That command goes into the generated files: the same for `build`, `verify` and `run`, so that they are the same
     to the byte, and with file names only, so that they name no machine.
     """
-    facts = load_board(board)
-    source = open_source(model, tokenizer)
-    quantized = quantize_source(source, calibrate, progress)
-    words = ["mcugen", "build", *([model.name] if model else [])]
-    for option, path in (("--tokenizer", tokenizer), ("--calibrate", calibrate)):
+    board = load_board(choice.board)
+    source, quantized = _quantize(choice, progress)
+    words = ["mcugen", "build", *([choice.model.name] if choice.model else [])]
+    for option, path in (("--tokenizer", choice.tokenizer), ("--calibrate", choice.calibrate)):
         words += [option, path.name] if path else []
-    words += ["--board", Path(board).name if board.endswith(".toml") else facts.name]
-    words += ["--context", str(context)] if context is not None else []
-    return source, lay_out(quantized, source.tokenizer, facts, context), shlex.join(words)
+    words += ["--weights", choice.weights] if choice.weights else []
+    words += ["--board", Path(choice.board).name if choice.board.endswith(".toml") else board.name]
+    words += ["--context", str(choice.context)] if choice.context is not None else []
+    words += ["--prefill", str(choice.prefill)] if choice.prefill != 1 else []
+    layout = lay_out(quantized, source.tokenizer, board, choice.context, choice.prefill)
+    return source, layout, shlex.join(words)
 
 
 # ---------------------------------------------------------------- commands
@@ -152,11 +195,7 @@ def _lay_out(
     "--verify-tokens", type=_AT_LEAST_0, default=160, show_default=True, metavar="N", help="Tokens to verify."
 )
 def build(
-    model: Path | None,
-    tokenizer: Path | None,
-    calibrate: Path | None,
-    board: str,
-    context: int | None,
+    choice: _Choice,
     toolchain: str,
     as_json: bool,
     out: Path | None,
@@ -168,7 +207,7 @@ def build(
     simulator, or something is missing, nothing is written.
     """
     with _progress() as progress:
-        source, layout, command = _lay_out(model, tokenizer, calibrate, board, context, progress)
+        source, layout, command = _lay_out(choice, progress)
         folder = out or Path("build") / f"{layout.name}-{layout.board.name}"
         built = pipeline.build_folder(
             source,
@@ -233,11 +272,7 @@ def _print_ladder(ladder: Ladder | None) -> None:
     "--tokens", type=_AT_LEAST_1, default=600, show_default=True, metavar="N", help="Greedy tokens to feed."
 )
 def verify(
-    model: Path | None,
-    tokenizer: Path | None,
-    calibrate: Path | None,
-    board: str,
-    context: int | None,
+    choice: _Choice,
     toolchain: str,
     as_json: bool,
     tokens: int,
@@ -247,7 +282,7 @@ def verify(
     First the C on this computer, with sanitizers; then the ELF that is flashed, in an emulator; then its console.
     """
     with _progress() as progress:
-        _, layout, command = _lay_out(model, tokenizer, calibrate, board, context, progress)
+        _, layout, command = _lay_out(choice, progress)
         firmware = None
         if layout.board.core != "host":
             firmware = make_firmware(layout, toolchain, command, progress)
@@ -257,6 +292,74 @@ def verify(
     else:
         _print_ladder(ladder)
     ladder.raise_for_difference()
+
+
+@mcugen.command(epilog=_EPILOG, short_help="Count instructions: by position, part, layer and matrix.")
+@_options(_laid_out, _toolchain, _json)
+@click.option(
+    "--positions", default="0-63", show_default=True, metavar="A-B", help="Take the mean over these; 0 is the first."
+)
+@click.option(
+    "--compare", type=_PATH, metavar="FILE", help="Print ratios to an earlier result of bench, made with --json."
+)
+@click.option("--gemv", is_flag=True, help="Measure the board's matrix kernels on fixed shapes; takes no model.")
+def bench(
+    choice: _Choice,
+    toolchain: str,
+    as_json: bool,
+    positions: str,
+    compare: Path | None,
+    gemv: bool,
+) -> None:
+    """Count the instructions of a token on an emulated board: exact counts; cycles are an estimate, as a range.
+
+    The position of a token is the number of tokens before it. The firmware reads its own greedy tokens; where a logit
+    is not the simulator's, it ends with exit code 6.
+    """
+    if gemv:
+        _bench_gemv(choice, toolchain, as_json, compare)
+        return
+    first, last = benches.parse_positions(positions)
+    earlier = None if compare is None else benches.read_bench(compare)
+    with _progress() as progress:
+        _, layout, command = _lay_out(choice, progress)
+        firmware = make_firmware(layout, toolchain, command, progress)
+        found = benches.bench(layout, firmware, first, last, progress)
+    result = found.to_json()
+    ratios = None if earlier is None else benches.compare(result, earlier)
+    if as_json:
+        _print_json(result if ratios is None else {**result, "new_to_old": ratios})
+        return
+    _print_sheets(bench_sheets(found))
+    if ratios is not None:
+        _print_sheets(comparison_sheets(ratios, str(compare)))
+
+
+def _bench_gemv(choice: _Choice, toolchain: str, as_json: bool, compare: Path | None) -> None:
+    if choice.model is not None or compare is not None:
+        raise UsageError(
+            f"--gemv takes no {'model' if choice.model is not None else '--compare'}: its shapes are fixed",
+            where="bench",
+            hint="leave one of them out",
+        )
+    with _progress() as progress:
+        found = gemv_bench(load_board(choice.board), toolchain, progress)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _print_sheets(gemv_sheets(found))
+
+
+def _print_sheets(sheets: Iterable[Sheet]) -> None:
+    for sheet in sheets:
+        table = Table(title=sheet.title, title_justify="left", show_header=bool(sheet.columns))
+        for index, column in enumerate(sheet.columns):
+            table.add_column(column, justify="left" if index == 0 or index in sheet.text else "right")
+        for row in sheet.rows:
+            table.add_row(*row)
+        Console().print(table)
+        if sheet.note:
+            Console().print(sheet.note, markup=False, highlight=False)
 
 
 @mcugen.command(epilog=_EPILOG, short_help="Talk to the model on an emulated board.")
@@ -271,11 +374,7 @@ def verify(
 @click.option("--seed", default=1, show_default=True, metavar="N", help="Of the random numbers.")
 @click.option("--quiet", is_flag=True, help="Print the generated text and nothing else.")
 def run(
-    model: Path | None,
-    tokenizer: Path | None,
-    calibrate: Path | None,
-    board: str,
-    context: int | None,
+    choice: _Choice,
     toolchain: str,
     as_json: bool,
     prompt: str | None,
@@ -292,7 +391,7 @@ def run(
     """
     sampler = make_sampler(temperature, top_k, top_p, seed)
     with _progress(hidden=quiet) as progress:
-        _, layout, command = _lay_out(model, tokenizer, calibrate, board, context, progress)
+        _, layout, command = _lay_out(choice, progress)
         firmware = make_firmware(layout, toolchain, command, progress)
     if not quiet and not as_json:
         where = "on this computer" if layout.board.core == "host" else f"on an emulated {layout.board.name}"
@@ -324,16 +423,12 @@ def _prompts(prompt: str | None, quiet: bool) -> Iterator[bytes]:
 @mcugen.command(epilog=_EPILOG, short_help="Show where every byte goes, and what would make it fit.")
 @_options(_laid_out, _json)
 def plan(
-    model: Path | None,
-    tokenizer: Path | None,
-    calibrate: Path | None,
-    board: str,
-    context: int | None,
+    choice: _Choice,
     as_json: bool,
 ) -> None:
     """Show where every byte goes, why the peak is where it is, and what would make it fit."""
     with _progress() as progress:
-        _, layout, _ = _lay_out(model, tokenizer, calibrate, board, context, progress)
+        _, layout, _ = _lay_out(choice, progress)
     if as_json:
         _print_json(plan_facts(layout))
     else:
@@ -343,13 +438,10 @@ def plan(
 @mcugen.command(epilog=_EPILOG, short_help="Write the integers and the vocabulary as one file.")
 @_options(_named, _json)
 @click.option("--out", type=_PATH, metavar="FILE", help="Where to write.  [default: MODEL.safetensors]")
-def quantize(
-    model: Path | None, tokenizer: Path | None, calibrate: Path | None, as_json: bool, out: Path | None
-) -> None:
+def quantize(choice: _Choice, as_json: bool, out: Path | None) -> None:
     """Write the integers and the vocabulary as one file, which every command takes as MODEL."""
     with _progress() as progress:
-        source = open_source(model, tokenizer)
-        quantized = quantize_source(source, calibrate, progress)
+        source, quantized = _quantize(choice, progress)
     content = save_quantized(quantized, source.tokenizer)
     path = out or Path(f"{source.name}.safetensors")
     write_file(content, path)
@@ -367,13 +459,10 @@ def quantize(
 @click.option(
     "--tokens", type=_AT_LEAST_1, default=20_000, show_default=True, metavar="N", help="How many of its tokens."
 )
-def evaluate(
-    model: Path | None, tokenizer: Path | None, calibrate: Path | None, as_json: bool, text: Path, tokens: int
-) -> None:
+def evaluate(choice: _Choice, as_json: bool, text: Path, tokens: int) -> None:
     """Measure what the integers cost against float: perplexity, KL divergence, top-1 agreement."""
     with _progress() as progress:
-        source = open_source(model, tokenizer)
-        quantized = quantize_source(source, calibrate, progress)
+        source, quantized = _quantize(choice, progress)
         layout = lay_out(quantized, source.tokenizer, load_board("host"))
         found, runs = pipeline.measure(source, layout.graph, text, tokens, progress)
     if as_json:

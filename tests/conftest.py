@@ -35,6 +35,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write tests/golden anew from what mcugen renders")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests recorded as a hint, of every process."""
+    reports = (report for found in terminalreporter.stats.values() for report in found)
+    properties = (pair for report in reports for pair in getattr(report, "user_properties", ()))
+    for hint in sorted({str(value) for name, value in properties if name == "hint"}):
+        terminalreporter.write_line(f"hint: {hint}")
+
+
 @pytest.fixture
 def update_golden(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--update-golden"))

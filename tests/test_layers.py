@@ -15,20 +15,22 @@ PACKAGE = Path(mcugen.__file__).resolve().parent
 
 # A module imports only modules of lower ranks, with its own package's submodules alike.
 RANKS = {
-    0: ("", "errors", "resources", "tables"),
-    1: ("ir", "cores", "cache", "ctext"),
+    0: ("", "errors", "resources", "tables", "layouts", "packing.stream"),
+    1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.telescoping", "ir", "cores", "cache", "ctext", "emulate.registers", "emulate.gdb", "emulate.instructions"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
-    2: ("kernels", "sampler", "packing", "tokenizer", "checkpoints", "boards", "ports", "flags", "project",
-        "emulate", "emulate.machine", "emulate.elf", "emulate.stm32f4", "emulate.host_console", "emulate.host_worker"),
+    2: ("kernels", "cycles", "sampler", "packing", "families", "tokenizer", "checkpoints", "boards", "ports", "flags", "project",
+        "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
+        "emulate.host_worker"),
     3: ("console", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "render", "toolchain", "emulate.host",
-        "emulate.qemu"),
-    4: ("quantize", "evaluate", "generate", "verify", "plan_report", "emulate.profile_hook"),
-    5: ("emulate.cortex_m", "sources"),
-    6: ("layout",),
-    7: ("ladder",),
-    8: ("pipeline",),
-    9: ("cli",),
-    10: ("__main__",),
+        "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt"),
+    4: ("quantize", "evaluate", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin"),
+    5: ("emulate.unicorn_machine", "emulate.qemu_core", "sources"),
+    6: ("emulate.cortex_m", "emulate.riscv", "emulate.qemu_machine", "layout"),
+    7: ("emulate.machines",),
+    8: ("ladder", "bench", "gemv"),
+    9: ("pipeline", "bench_report"),
+    10: ("cli",),
+    11: ("__main__",),
 }  # fmt: skip
 RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
 
@@ -40,9 +42,9 @@ DOORS = {
     "click": {"cli"},
     "rich": {"cli"},
     "jinja2": {"render"},
-    "subprocess": {"toolchain", "emulate.host", "emulate.host_console", "emulate.qemu"},
+    "subprocess": {"toolchain", "emulate.host", "emulate.host_console", "emulate.qemu", "emulate.qemu_core"},
     "tomllib": {"boards"},
-    "unicorn": {"emulate.cortex_m"},
+    "unicorn": {"emulate.unicorn_machine", "emulate.cortex_m", "emulate.riscv"},
     "elftools": {"toolchain", "emulate.elf"},
     "intelhex": {"toolchain"},
     "safetensors": {"quantized_file"},
@@ -50,7 +52,7 @@ DOORS = {
 }
 ANYWHERE = {"numpy", *sys.stdlib_module_names} - set(DOORS)
 WRITERS = {"project", "cache", "toolchain", "emulate.host", "emulate.host_console", "emulate.profile_hook",
-           "emulate.qemu"}  # fmt: skip
+           "emulate.qemu", "emulate.qemu_core", "emulate.count_plugin"}  # fmt: skip
 PRINTERS = {"cli", "emulate.host_worker"}  # and the scripts of models.home
 
 

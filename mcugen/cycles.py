@@ -1,0 +1,115 @@
+"""What executed instructions cost in cycles: an estimate as a range, from public tables, no measurement.
+
+The counts are exact, the cycles are not: what a core overlaps, predicts or waits for is only bounded here, and
+tables of the larger cores are not public. `COSTS` is the whole model of the cores, `FLASH` that of waiting for flash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mcugen.emulate.instructions import Instruction, Kind
+from mcugen.ir import Board
+
+Range = tuple[float, float]  # low, high
+
+
+@dataclass(frozen=True, slots=True)
+class CoreCost:
+    """Cycles of a core. kinds: per instruction; of a transfer of several registers what it costs beside them, and
+    "other" for kinds that are not named. word: per register of a transfer. source: for people."""
+
+    source: str
+    kinds: Mapping[Kind, Range]
+    word: Range = (1, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FlashCost:
+    """Every line of constants costs up to `wait` cycles; code comes from a cache or is prefetched."""
+
+    source: str
+    line: int  # bytes
+    wait: int  # cycles
+
+
+# P, the cycles to fill the pipeline again after a jump, is 1 to 3 on Cortex-M3 and M4. A load takes 2 cycles, and 1
+# behind another one; a store 1 or, with two registers in its address, 2.
+_M4: Mapping[Kind, Range] = {
+    "other": (1, 1), "divide": (2, 12), "load": (1, 2), "store": (1, 2), "jump": (2, 4), "jump back": (2, 4),
+    "jump ahead": (1, 4),
+}  # fmt: skip
+
+COSTS: Mapping[str, CoreCost] = {
+    "cortex-m0plus": CoreCost(
+        "Arm DDI 0484, table of instruction timings; the multiplier of one cycle",
+        {"other": (1, 1), "load": (2, 2), "store": (2, 2), "load words": (1, 1), "store words": (1, 1),
+         "jump": (2, 3), "jump back": (2, 2), "jump ahead": (1, 2)},
+    ),
+    "cortex-m3": CoreCost(
+        "Arm DDI 0337, table of instruction timings",
+        {**_M4, "accumulate": (2, 2), "long multiply": (3, 7)},
+    ),
+    "cortex-m4": CoreCost("Arm DDI 0439, table of instruction timings", _M4),
+    "cortex-m33": CoreCost(
+        "assumed: no table is public; a load waits only for who uses it at once",
+        {"other": (1, 1), "divide": (2, 12), "load": (1, 2), "load words": (0, 1), "store words": (0, 1),
+         "jump": (2, 3), "jump back": (2, 3), "jump ahead": (1, 3)},
+    ),
+    "cortex-m7": CoreCost(
+        "assumed: no table is public; low: always two instructions at a time and every jump predicted; high: one",
+        {"other": (0.5, 1), "long multiply": (0.5, 2), "divide": (2, 12), "load": (0.5, 2), "load words": (0, 1),
+         "store words": (0, 1), "jump": (0.5, 2), "jump back": (0.5, 2), "jump ahead": (0.5, 3)},
+        (0.5, 1),
+    ),
+    "cortex-m55": CoreCost(
+        "assumed: no table is public; a vector instruction has two beats of 64 bits, which low overlaps with others",
+        {"other": (1, 1), "multiply": (1, 2), "accumulate": (1, 2), "long multiply": (1, 2), "divide": (2, 12),
+         "load": (1, 2), "load words": (0, 1), "store words": (0, 1), "jump": (1, 3), "jump back": (1, 3),
+         "jump ahead": (1, 3), "loop end": (0, 1), "vector": (1, 2)},
+        (0.5, 1),
+    ),
+    "rv32imc": CoreCost(
+        "assumed: no core in particular; four stages in order, one instruction at a time",
+        {"other": (1, 1), "divide": (10, 36), "load": (1, 2), "jump": (2, 3), "jump back": (2, 3),
+         "jump ahead": (1, 3)},
+    ),
+}  # fmt: skip
+
+# By port. What is not named is taken to answer at once.
+FLASH: Mapping[str, FlashCost] = {
+    "stm32f4": FlashCost("RM0390 section 3.4: lines of 128 bits, 5 wait states at 180 MHz", 16, 5),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cycles:
+    """A range of cycles, and the model that it comes from, in words."""
+
+    low: float
+    high: float
+    model: str
+
+
+def estimate(board: Board, executed: Mapping[Instruction, float], constants: float) -> Cycles:
+    """Cycles of executed instructions (how often each was) that read `constants` bytes of flash once."""
+    cost = COSTS[board.core]
+    low, high = (_sum(cost, executed, side) for side in (0, 1))
+    model = f"an estimate, not measured on hardware; {board.core}: {cost.source}"
+    flash = FLASH.get(board.port)
+    if flash is None:
+        return Cycles(low, high, f"{model}; memory without wait states")
+    high += constants / flash.line * flash.wait
+    return Cycles(low, high, f"{model}; low: no wait for flash, high: for every line of weights; {flash.source}")
+
+
+def _sum(cost: CoreCost, executed: Mapping[Instruction, float], side: int) -> float:
+    other = cost.kinds["other"]
+    total = 0.0
+    for instruction, count in executed.items():
+        cycles = cost.kinds.get(instruction.kind, other)[side] + instruction.words * cost.word[side]
+        if instruction.returns:
+            cycles += cost.kinds["jump"][side]
+        total += count * cycles
+    return total
