@@ -139,12 +139,25 @@ class Core:
             table = elf.get_section_by_name(".symtab")
             self.symbols = {s.name: s["st_value"] & ~1 for s in table.iter_symbols() if s.name}
         self._counted = 0
-        self.uc.hook_add(unicorn.UC_HOOK_CODE, self._count)
+        self._sizes: dict[tuple[int, int], int] = {}  # instructions of a block
+        self.uc.hook_add(unicorn.UC_HOOK_BLOCK, self._count)
         self.uc.hook_add(unicorn.UC_HOOK_INTR, self._interrupt)
         self.reset()
 
-    def _count(self, _uc: unicorn.Uc, _address: int, _size: int, _data: object) -> None:
-        self._counted += 1
+    def _count(self, uc: unicorn.Uc, address: int, size: int, _data: object) -> None:
+        """A block runs from its first to its last instruction."""
+        if (address, size) not in self._sizes:
+            self._sizes[address, size] = self._instructions(bytes(uc.mem_read(address, size)))
+        self._counted += self._sizes[address, size]
+
+    def _instructions(self, code: bytes) -> int:
+        """Lengths of Thumb (Armv7-M ARM, A5.1) and RV32C (RISC-V unprivileged specification, 1.5)."""
+        count = at = 0
+        while at < len(code):
+            wide = code[at] & 3 == 3 if self.core == RISCV else code[at + 1] >> 3 >= 0x1D
+            at += 4 if wide else 2
+            count += 1
+        return count
         if self._counted > LIMIT:
             self.uc.emu_stop()
 
