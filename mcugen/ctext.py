@@ -36,8 +36,8 @@ def model_prefix(name: str) -> str:
 
 
 def array_body(values: NDArray[np.integer]) -> str:
-    """The initialiser of an array: indented lines of decimal numbers, right-aligned; uint32 in hexadecimal."""
-    if values.dtype == np.uint32:
+    """The initialiser of an array: indented lines of numbers, right-aligned; decimal, but for packed words."""
+    if values.dtype == np.uint32 and values.max() >> 24:
         texts = [f"0x{v:08X}u" for v in values.ravel().tolist()]
     elif values.dtype == np.int32:  # -2147483648 is no int literal in C
         texts = ["INT32_MIN" if v == -(2**31) else str(v) for v in values.ravel().tolist()]

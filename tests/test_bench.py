@@ -364,7 +364,7 @@ def test_matrix_kernels_are_counted_by_shape() -> None:
     model = counted(config=dataclasses.replace(SHAPE, dim=64, n_heads=8, n_kv_heads=8))
     in_model = next(m for m in model.matrices if "wq" in m.matrices)
     alone = next(c for c in found.costs if (c.rows, c.cols, c.weights, c.tokens) == (64, 64, "int8", 1))
-    assert in_model.instructions == pytest.approx(alone.instructions, rel=0.01)
+    assert 0 <= in_model.instructions - alone.instructions < 80  # arguments, the call, mg_op_done
 
 
 def test_what_the_flash_cannot_hold_is_left_out() -> None:
@@ -432,7 +432,8 @@ def test_ratios_are_new_by_old() -> None:
     old["toolchain"] = "another"
     found = compare(new, old)
     assert (found["mean"], found["at"], found["flash_bytes"], found["ram_bytes"]) == (0.5, {"0": 0.25}, 0.125, 1)
-    assert (found["parts"]["O"], found["parts"]["QKV"]) == (0.2, 1)
+    assert found["parts"]["O"] == pytest.approx(0.2)
+    assert found["parts"]["QKV"] == 1
     assert found["changed"] == {"toolchain": ["another", counted().toolchain]}
     sheet = comparison_sheets(found, "old.json")[0]
     assert sheet.rows[:2] == (("instructions per token", "0.500"), ("  at position 0", "0.250"))

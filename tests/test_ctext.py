@@ -55,12 +55,17 @@ def test_an_array_reads_back(values: np.ndarray) -> None:
     text = array_body(values)
     assert all(line.startswith("    ") and line.endswith(",") and len(line) <= 112 for line in text.splitlines())
     numbers = text.replace("INT32_MIN", str(-(2**31))).replace("u", "").replace("\n", " ").split(",")[:-1]
-    assert [int(number) for number in numbers] == values.tolist()
+    assert [int(number, 0) for number in numbers] == values.tolist()
     assert len({len(cell) for line in text.splitlines() for cell in line[4:-1].split(", ")}) == 1  # columns
 
 
 def test_the_least_int32_is_no_literal_in_c() -> None:
     assert array_body(np.array([-(2**31), 2**31 - 1], np.int32)) == "     INT32_MIN, 2147483647,"
+
+
+def test_packed_words_are_hexadecimal_and_counts_are_not() -> None:
+    assert array_body(np.array([1, 2**24], np.uint32)) == "    0x00000001u, 0x01000000u,"
+    assert array_body(np.array([1, 2**24 - 1], np.uint32)) == "           1u, 16777215u,"
 
 
 @given(text=st.text())

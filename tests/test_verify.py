@@ -604,7 +604,7 @@ PROMPT_FAULTS = [  # what the C reads, what it reads then, the file
     ("        mg_ring_skip(&ring, taken - 1);\n", "", "random.c"),
     ("mg_ring_skip(&ring, taken - 1)", "mg_ring_skip(&ring, taken)", "random.c"),
     ("tokens += taken;", "tokens += 1;", "random.c"),
-    ("(wanted <= room) ? wanted :", "1 ? wanted :", "random.c"),
+    ("taken < room", "taken <= room", "random.c"),
     ("token[t]", "token[0]", "random.c"),
     ("ring.length + t,", "ring.length,", "random.c"),
     ("ring.position + t,", "ring.position,", "random.c"),

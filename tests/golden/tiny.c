@@ -168,7 +168,7 @@ static void layers(const uint16_t *token)
     mg_op_done(17);
 }
 
-/* The logits of the last token. */
+/* The logits of one token. */
 static void head(void)
 {
     /* 18: final_norm: int16[8] -> int16[8] */

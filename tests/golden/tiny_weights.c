@@ -6,10 +6,10 @@
 
 /* int8 [16][8], dsp */
 static const uint32_t tiny_embedding_codes[32] = {
-    3720649345u, 1682579719u, 3939608462u, 1901538836u,  301518517u, 2575193403u,  520477634u, 2777440840u,
-    1177289449u, 3434318447u, 1396248566u, 3653277564u, 2053125917u,   15187364u, 2288862250u,  234146481u,
-    2929027921u,  891023832u, 3147987038u, 1109982949u, 3804864390u, 1766794764u, 4023823507u, 1985753881u,
-     385733562u, 2642696768u,  604692679u, 2861655885u, 1261504494u, 3518533492u, 1480463611u, 3737492354u,
+    0xDDC49A81u, 0x644A2107u, 0xEAD1A78Eu, 0x71572E14u, 0x11F8CEB5u, 0x997E553Bu, 0x1F05DBC2u, 0xA58C6248u,
+    0x462C02E9u, 0xCCB38A6Fu, 0x53390FF6u, 0xD9C0977Cu, 0x7A60371Du, 0x00E7BDA4u, 0x886D442Au, 0x0DF4CAB1u,
+    0xAE956B51u, 0x351BF1D8u, 0xBBA2785Eu, 0x4228FEE5u, 0xE2C99F86u, 0x694F260Cu, 0xEFD6AC93u, 0x765C3319u,
+    0x16FDD3BAu, 0x9D845A40u, 0x240AE0C7u, 0xAA91674Du, 0x4B3107EEu, 0xD1B88F74u, 0x583E14FBu, 0xDEC59B82u,
 };
 
 static const __attribute__((aligned(4))) int16_t tiny_embedding_multiplier[16] = {
@@ -23,8 +23,8 @@ static const __attribute__((aligned(4))) int16_t tiny_layer0_att_norm_gain[8] = 
 
 /* int8 [8][8], dsp */
 static const uint32_t tiny_layer0_wq_codes[16] = {
-    3467028865u,  418444235u, 1664761365u, 2911209823u,  553188307u, 1799505437u, 3045953895u, 4292336306u,
-    1934249509u, 3180697967u,  132113082u, 1378430212u, 3315442039u,  266857154u, 1513174284u, 2776334166u,
+    0xCEA6A981u, 0x18F0F3CBu, 0x633A3E15u, 0xAD85895Fu, 0x20F8FBD3u, 0x6B42461Du, 0xB58D9167u, 0xFFD7DAB2u,
+    0x734A4E25u, 0xBD95996Fu, 0x07DFE2BAu, 0x52292D04u, 0xC59DA177u, 0x0FE7EAC2u, 0x5A31350Cu, 0xA57B7F56u,
 };
 
 static const __attribute__((aligned(4))) int16_t tiny_layer0_wq_multiplier[8] = {
@@ -32,12 +32,12 @@ static const __attribute__((aligned(4))) int16_t tiny_layer0_wq_multiplier[8] = 
 };
 
 static const uint32_t tiny_rope_step[2] = {
-    683565276u,   6835653u,
+    0x28BE60DCu, 0x00684DC5u,
 };
 
 /* int8 [4][8], dsp */
 static const uint32_t tiny_layer0_wk_codes[8] = {
-    4071278977u, 1157372883u, 2555276837u, 3919692151u, 2252102675u, 3616517989u,  702611640u, 2083738378u,
+    0xF2AAC981u, 0x44FC1BD3u, 0x984E6E25u, 0xE9A1C177u, 0x863C5C13u, 0xD78FAF65u, 0x29E100B8u, 0x7C33530Au,
 };
 
 static const __attribute__((aligned(4))) int16_t tiny_layer0_wk_multiplier[4] = {
@@ -50,7 +50,7 @@ static const int32_t tiny_layer0_key_zero[4] = {
 
 /* int8 [4][8], dsp */
 static const uint32_t tiny_layer0_wv_codes[8] = {
-      78436737u, 1526869975u, 2992146221u,  128965764u, 3093204275u,  230023818u, 1678457056u, 3143733302u,
+    0x04ACD981u, 0x5B022FD7u, 0xB258872Du, 0x07AFDC84u, 0xB85E8D33u, 0x0DB5E28Au, 0x640B38E0u, 0xBB619036u,
 };
 
 static const __attribute__((aligned(4))) int16_t tiny_layer0_wv_multiplier[4] = {
@@ -59,8 +59,8 @@ static const __attribute__((aligned(4))) int16_t tiny_layer0_wv_multiplier[4] = 
 
 /* int8 [8][8], dsp */
 static const uint32_t tiny_layer0_wo_codes[16] = {
-     682686849u, 2282641375u, 3865884477u, 1137382556u,  463727987u, 2046905042u, 3646925360u,  918423439u,
-     244768870u, 1827945925u, 3427966243u,  699529858u,   25809753u, 1608986808u, 3209007126u,  480570996u,
+    0x28B0F981u, 0x880E57DFu, 0xE66CB73Du, 0x43CB149Cu, 0x1BA3ED73u, 0x7A014AD2u, 0xD95FAA30u, 0x36BE078Fu,
+    0x0E96E066u, 0x6CF43DC5u, 0xCC529D23u, 0x29B1FA82u, 0x0189D359u, 0x5FE730B8u, 0xBF459016u, 0x1CA4EE74u,
 };
 
 static const __attribute__((aligned(4))) int16_t tiny_layer0_wo_multiplier[8] = {
@@ -73,9 +73,9 @@ static const __attribute__((aligned(4))) int16_t tiny_layer0_ffn_norm_gain[8] = 
 
 /* int8 [12][8], dsp */
 static const uint32_t tiny_layer0_w1_codes[24] = {
-    1588996481u, 3391132907u,  864812885u, 2666883264u, 3003743444u,  494135358u, 2279494057u, 4064853267u,
-     106746151u, 1875327634u, 3677464060u, 1151078502u, 1487938682u, 3290074853u,  763754831u, 2565825210u,
-    2902685390u,  393077304u, 2178436003u, 3963795213u,    5688097u, 1774269580u, 3576406006u, 1050020448u,
+    0x5EB62981u, 0xCA2094EBu, 0x338BFF55u, 0x9EF568C0u, 0xB3097CD4u, 0x1D73E83Eu, 0x87DE51A9u, 0xF248BD13u,
+    0x065CD127u, 0x6FC73A92u, 0xDB31A5FCu, 0x449C1066u, 0x58B0247Au, 0xC41A8EE5u, 0x2D85F94Fu, 0x98EF62BAu,
+    0xAD0376CEu, 0x176DE238u, 0x81D84BA3u, 0xEC42B70Du, 0x0056CB21u, 0x69C1348Cu, 0xD52B9FF6u, 0x3E960A60u,
 };
 
 static const __attribute__((aligned(4))) int16_t tiny_layer0_w1_multiplier[12] = {
@@ -84,9 +84,9 @@ static const __attribute__((aligned(4))) int16_t tiny_layer0_w1_multiplier[12] =
 
 /* int8 [12][8], dsp */
 static const uint32_t tiny_layer0_w3_codes[24] = {
-    2512148865u,  204656887u, 2192131949u, 4179607012u, 1232014900u, 3219555499u,  912063265u, 2899538072u,
-    4246979048u, 1922709598u, 3926961877u, 1602692427u, 2966910108u,  659418130u, 2646892937u,  339400959u,
-    1670064463u, 3674316742u, 1366758972u, 3354299571u,  406772995u, 2394248057u,   86755824u, 2057453670u,
+    0x95BC5981u, 0x0C32D0F7u, 0x82A9476Du, 0xF91FBDE4u, 0x496F0E34u, 0xBFE684ABu, 0x365CFB21u, 0xACD37098u,
+    0xFD23C1E8u, 0x729A385Eu, 0xEA10AED5u, 0x5F87254Bu, 0xB0D7749Cu, 0x274DEC12u, 0x9DC46189u, 0x143AD8FFu,
+    0x638B294Fu, 0xDB019FC6u, 0x5177163Cu, 0xC7EE8CB3u, 0x183EDD03u, 0x8EB55379u, 0x052BC9F0u, 0x7AA24066u,
 };
 
 static const __attribute__((aligned(4))) int16_t tiny_layer0_w3_multiplier[12] = {
@@ -95,10 +95,10 @@ static const __attribute__((aligned(4))) int16_t tiny_layer0_w3_multiplier[12] =
 
 /* int8 [8][12], dsp */
 static const uint32_t tiny_layer0_w2_codes[32] = {
-    2629721729u,  389601787u, 2444448885u,  204328688u, 1518017854u, 3572930489u, 1332744755u, 3387657390u,
-    2259175786u,   19055589u,          0u,          0u, 1147471656u, 3202384291u,          0u,          0u,
-     406444796u, 2461291894u,  221171697u, 2276018795u, 3589773498u, 1349587764u, 3404500399u, 1164314665u,
-      35898598u, 2073968480u,          0u,          0u, 3219227300u,  979107102u,          0u,          0u,
+    0x9CBE5E81u, 0x1738D9FBu, 0x91B35475u, 0x0C2DCEF0u, 0x5A7B1D3Eu, 0xD4F697B9u, 0x4F701233u, 0xC9EB8CAEu,
+    0x86A8496Au, 0x0122C3E5u, 0x00000000u, 0x00000000u, 0x44650728u, 0xBEE081A3u, 0x00000000u, 0x00000000u,
+    0x1839DAFCu, 0x92B45576u, 0x0D2ECFF1u, 0x87A94A6Bu, 0xD5F798BAu, 0x50711334u, 0xCAEC8DAFu, 0x45660829u,
+    0x0223C4E6u, 0x7B9E3F60u, 0x00000000u, 0x00000000u, 0xBFE182A4u, 0x3A5BFD1Eu, 0x00000000u, 0x00000000u,
 };
 
 static const __attribute__((aligned(4))) int16_t tiny_layer0_w2_multiplier[8] = {
@@ -111,10 +111,10 @@ static const __attribute__((aligned(4))) int16_t tiny_final_norm_gain[8] = {
 
 /* int8 [16][8], dsp */
 static const uint32_t tiny_logits_codes[32] = {
-      29932161u, 2438351119u,  518379422u, 2926798380u, 1983655669u,   80461188u, 2488880146u,  568908449u,
-    3937510505u, 2034184696u,  130990215u, 2539409173u, 1596266462u, 3988039532u, 2084713723u,  181519242u,
-    3550121298u, 1646795489u, 4038568559u, 2135242750u, 1208877255u, 3600650325u, 1697324516u, 4089097586u,
-    3162731835u, 1259406282u, 3651179352u, 1747853543u,  821553584u, 3213260862u, 1309935309u, 3701708379u,
+    0x01C8BA81u, 0x9156490Fu, 0x1EE5D79Eu, 0xAE73662Cu, 0x763C2EF5u, 0x04CBBD84u, 0x94594C12u, 0x21E8DAA1u,
+    0xEAB1A469u, 0x793F31F8u, 0x07CEC087u, 0x975C4F15u, 0x5F2517DEu, 0xEDB4A76Cu, 0x7C4234FBu, 0x0AD1C38Au,
+    0xD39A8D52u, 0x62281AE1u, 0xF0B7AA6Fu, 0x7F4537FEu, 0x480E00C7u, 0xD69D9055u, 0x652B1DE4u, 0xF3BAAD72u,
+    0xBC83753Bu, 0x4B1103CAu, 0xD9A09358u, 0x682E20E7u, 0x30F7E9B0u, 0xBF86783Eu, 0x4E1406CDu, 0xDCA3965Bu,
 };
 
 static const __attribute__((aligned(4))) int16_t tiny_logits_multiplier[16] = {

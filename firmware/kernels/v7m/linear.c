@@ -1,0 +1,73 @@
+/* Matrix times vector: kernels/telescoping.c on the assembly of this family. */
+#include "telescoping.h"
+
+#include "kernels_v7m.h"
+
+const uint32_t *mg_gemv_s8_v7m(int32_t *acc, const uint8_t *x, const uint32_t *w, int32_t cols, int32_t blocks,
+                               int32_t offset);
+const uint32_t *mg_gemv_s4_v7m(int32_t *acc, const uint8_t *x, const uint32_t *w, int32_t cols, int32_t blocks,
+                               int32_t offset);
+const uint32_t *mg_gemv_s4_groups_v7m(int32_t *acc, const uint8_t *x, const uint32_t *w, int32_t cols,
+                                      int32_t blocks, const int32_t *offsets, int32_t group);
+void mg_finish_s8_v7m(void *y, const int32_t *acc, const int16_t *multiplier, int32_t rows, int32_t peak,
+                      int32_t shift, const int16_t *residual);
+void mg_finish_s16_v7m(void *y, const int32_t *acc, const int16_t *multiplier, int32_t rows, int32_t peak,
+                       int32_t shift, const int16_t *residual);
+void mg_finish_s32_v7m(void *y, const int32_t *acc, const int16_t *multiplier, int32_t rows, int32_t peak,
+                       int32_t shift, const int16_t *residual);
+void mg_finish_add_s16_v7m(void *y, const int32_t *acc, const int16_t *multiplier, int32_t rows, int32_t peak,
+                           int32_t shift, const int16_t *residual);
+
+/* A slot of the ring holds its channels, padded to four. */
+static const mg_product_t to_s8 = {0, -128, mg_gemv_s8_v7m, 0, 0, mg_finish_s8_v7m, 1, 4};
+static const mg_product_t to_s16 = {0, -128, mg_gemv_s8_v7m, 0, 0, mg_finish_s16_v7m, 2, 1};
+static const mg_product_t to_s32 = {0, -128, mg_gemv_s8_v7m, 0, 0, mg_finish_s32_v7m, 4, 1};
+static const mg_product_t to_sum = {0, -128, mg_gemv_s8_v7m, 0, 0, mg_finish_add_s16_v7m, 2, 1};
+static const mg_product_t to_s8_4 = {
+    0, -8, mg_gemv_s4_v7m, mg_gemv_s4_groups_v7m, 32, mg_finish_s8_v7m, 1, 4,
+};
+static const mg_product_t to_s16_4 = {
+    0, -8, mg_gemv_s4_v7m, mg_gemv_s4_groups_v7m, 32, mg_finish_s16_v7m, 2, 1,
+};
+static const mg_product_t to_sum_4 = {
+    0, -8, mg_gemv_s4_v7m, mg_gemv_s4_groups_v7m, 32, mg_finish_add_s16_v7m, 2, 1,
+};
+
+void mg_linear_s16_v7m(int16_t *y, const int8_t *x, const mg_scale_t *scale, int32_t tokens, const mg_linear_t *w)
+{
+    mg_telescoping(y, 0, x, scale, tokens, w, &to_s16);
+}
+
+void mg_linear_s32_v7m(int32_t *y, const int8_t *x, const mg_scale_t *scale, int32_t tokens, const mg_linear_t *w)
+{
+    mg_telescoping(y, 0, x, scale, tokens, w, &to_s32);
+}
+
+void mg_linear_s8_v7m(int8_t *ring, int32_t slot, const int8_t *x, const mg_scale_t *scale, int32_t tokens,
+                      const mg_linear_t *w)
+{
+    mg_telescoping(ring + slot * ((w->rows + 3) & ~3), 0, x, scale, tokens, w, &to_s8);
+}
+
+void mg_linear_add_s16_v7m(int16_t *y, const int16_t *residual, const int8_t *x, const mg_scale_t *scale,
+                           int32_t tokens, const mg_linear_t *w)
+{
+    mg_telescoping(y, residual, x, scale, tokens, w, &to_sum);
+}
+
+void mg_linear4_s16_v7m(int16_t *y, const int8_t *x, const mg_scale_t *scale, int32_t tokens, const mg_linear_t *w)
+{
+    mg_telescoping(y, 0, x, scale, tokens, w, &to_s16_4);
+}
+
+void mg_linear4_s8_v7m(int8_t *ring, int32_t slot, const int8_t *x, const mg_scale_t *scale, int32_t tokens,
+                       const mg_linear_t *w)
+{
+    mg_telescoping(ring + slot * ((w->rows + 3) & ~3), 0, x, scale, tokens, w, &to_s8_4);
+}
+
+void mg_linear4_add_s16_v7m(int16_t *y, const int16_t *residual, const int8_t *x, const mg_scale_t *scale,
+                            int32_t tokens, const mg_linear_t *w)
+{
+    mg_telescoping(y, residual, x, scale, tokens, w, &to_sum_4);
+}
