@@ -43,10 +43,11 @@ SECTIONS {{
   /DISCARD/ : {{ *(.ARM.exidx*) *(.comment) *(.eh_frame*) }}
 }}
 """
-FLAGS = (
-    "-std=c99 -O2 -ffreestanding -fno-strict-aliasing -fomit-frame-pointer -fno-stack-protector -ffunction-sections "
-    "-fno-unwind-tables -fno-asynchronous-unwind-tables -g0 -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror"
-).split()
+FLAGS = [
+    "-std=c99", "-O2", "-ffreestanding", "-fno-strict-aliasing", "-fomit-frame-pointer", "-fno-stack-protector",
+    "-ffunction-sections", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-g0", "-Wall", "-Wextra",
+    "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror",
+]  # fmt: skip
 FEATURES = {
     "cortex-m0plus": frozenset(),
     "cortex-m3": frozenset(),

@@ -30,8 +30,9 @@ once S[1] and S[3] are taken off, for S[5] and S[7].
 Activations are in [-127, 127], so sum |w[r]| * 127 <= M (M // 17) is enough, which is checked here for every row on
 its actual weights. Where a row fails, all rows are split into more and shorter chunks of columns, whose sums the
 kernel adds as int32. 518 columns of any int8 codes pass, and 483 of any int4 codes. With group scales the sums are
-solved for in each group, which needs no proof: on v6m 32 or 64 columns, 64 * 8 * 255 < M // 17. On v7m 32 columns, and
-larger groups repeat their scales: 32 * 8 * 127 < 2**15, so that nibbles four apart alone give two sums, as halves.
+solved for in each group, which needs no proof: on v6m 32 or 64 columns, 64 * 8 * 255 < M // 17. On v7m 32 columns,
+and larger groups repeat their scales: 32 * 8 * 127 < 2**15, so that nibbles four apart alone give two sums, as
+halves.
 
 A stream lies in the order of reading: block of eight rows by block, in a block chunk by chunk, and in a chunk column
 by column the words of the block (two int8, one int4); with group scales, each group is followed by the scales of the
@@ -72,8 +73,8 @@ def pack_s8_v6m(codes: NDArray[np.int8]) -> Packed:
 
 
 def pack_s4_v7m(codes: NDArray[np.int8], group_scale: NDArray[np.int8] | None, group: int) -> Packed:
-    """int4 codes [rows, cols] in [-8, 7] with group_scale int8[rows, groups] of `group` columns each, a multiple of 32,
-    or None; activations int8."""
+    """int4 codes [rows, cols] in [-8, 7] with group_scale int8[rows, groups] of `group` columns each, a multiple of
+    32, or None; activations int8."""
     if group_scale is not None:
         scales = -(-codes.shape[1] // GROUP_V7M)
         group_scale, group = np.repeat(group_scale, group // GROUP_V7M, 1)[:, :scales], GROUP_V7M
