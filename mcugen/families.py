@@ -39,6 +39,12 @@ def _portable(*kernels: str, file: str) -> dict[str, KernelVariant]:
     return {kernel: KernelVariant(f"mg_{kernel}", (f"kernels/{file}",)) for kernel in kernels}
 
 
+def _own(suffix: str, *kernels: str, files: tuple[str, ...]) -> dict[str, KernelVariant]:
+    """files: in firmware/kernels/."""
+    sources = tuple(f"kernels/{file}" for file in files)
+    return {kernel: KernelVariant(f"mg_{kernel}_{suffix}", sources) for kernel in kernels}
+
+
 LINEAR = ("linear_s8", "linear_s16", "linear_s32", "linear_add_s16")
 LINEAR4 = ("linear4_s8", "linear4_s16", "linear4_add_s16")
 
@@ -52,13 +58,7 @@ PORTABLE: Mapping[str, KernelVariant] = {
     **_portable("swiglu_s16", file="swiglu.c"),
 }
 
-_MVE_LINEAR = ("linear_mve.S", "gemv_s8_mve.S", "linear_mve.c")
-
-
-def _mve(*kernels: str, files: tuple[str, ...]) -> dict[str, KernelVariant]:
-    sources = tuple(f"kernels/mve/{file}" for file in files)
-    return {kernel: KernelVariant(f"mg_{kernel}_mve", sources) for kernel in kernels}
-
+_MVE_LINEAR = ("mve/linear_mve.S", "mve/gemv_s8_mve.S", "mve/linear.c")
 
 MVE = Family(
     "mve",
@@ -71,138 +71,33 @@ MVE = Family(
     score_step=16,
     headers=("kernels/mve/kernels_mve.h", "kernels/mve/vectors_mve.h"),
     kernels={
-        **_mve("embed_s16", files=("embed_mve.c",)),
-        **_mve("rmsnorm_s16", files=("rmsnorm_mve.c",)),
-        **_mve("block_s8", files=("block_mve.c",)),
-        **_mve(*LINEAR, files=_MVE_LINEAR),
-        **_mve(*LINEAR4, files=(*_MVE_LINEAR, "gemv_s4_mve.S", "gemv_s4_groups_mve.S")),
-        **_mve("rope_s16", "rope_s8", "rebase_s8", files=("rope_mve.c",)),
-        **_mve("attention_s16", files=("attention_mve.c", "attend_mve.S")),
-        **_mve("swiglu_s16", files=("swiglu_mve.c",)),
+        **_own("mve", "embed_s16", files=("mve/embed.c",)),
+        **_own("mve", "rmsnorm_s16", files=("mve/rmsnorm.c",)),
+        **_own("mve", "block_s8", files=("mve/block.c",)),
+        **_own("mve", *LINEAR, files=_MVE_LINEAR),
+        **_own("mve", *LINEAR4, files=(*_MVE_LINEAR, "mve/gemv_s4_mve.S", "mve/gemv_s4_groups_mve.S")),
+        **_own("mve", "rope_s16", "rope_s8", "rebase_s8", files=("mve/rope.c",)),
+        **_own("mve", "attention_s16", files=("mve/attention.c", "mve/attend_mve.S")),
+        **_own("mve", "swiglu_s16", files=("mve/swiglu.c",)),
     },
 )
-
-
-def _rv32(*kernels: str, files: tuple[str, ...]) -> dict[str, KernelVariant]:
-    sources = tuple(f"kernels/rv32/{file}" for file in files)
-    return {kernel: KernelVariant(f"mg_{kernel}_rv32", sources) for kernel in kernels}
-
-
-RV32 = Family(
-    "rv32",
-    frozenset({"rv32"}),
-    codes="factors",
-    packing="rv32",
-    score_rows=2,
-    headers=("kernels/rv32/kernels_rv32.h",),
-    kernels={
-        **_rv32("embed_s16", files=("embed_rv32.c",)),
-        **_rv32("rmsnorm_s16", files=("rmsnorm_rv32.c",)),
-        **_rv32("block_s8", files=("block_rv32.c",)),
-        **_rv32(*LINEAR, *LINEAR4, files=("linear_rv32.c", "gemv_s8_rv32.S", "gemv_s4_rv32.S")),
-        **_rv32("attention_s16", files=("attention_rv32.c", "score_8_rv32.S", "weigh_rv32.S", "average_8_rv32.S")),
-        **_rv32("swiglu_s16", files=("swiglu_rv32.c",)),
-    },
-)
-
-
-def _telescoping(family: str, *kernels: str, files: tuple[str, ...]) -> dict[str, KernelVariant]:
-    folders = {"telescoping.c": "kernels"}  # shared
-    sources = tuple(f"{folders.get(file, f'kernels/{family}')}/{file}" for file in files)
-    return {kernel: KernelVariant(f"mg_{kernel}_{family}", sources) for kernel in kernels}
-
-
-_TELESCOPING_HEADERS = ("kernels/telescoping.h", "kernels/key_quads.h")
-_PORTABLE_NORM = PORTABLE["rmsnorm_s16"].sources  # for gains far from what their format is made for
-
-V7M = Family(
-    "v7m",
-    frozenset({"v7m"}),
-    codes="padded8",
-    keys="key_quads",
-    values="value_quads",
-    packing="v7m",
-    score_rows=2,
-    score_step=4,
-    headers=("kernels/v7m/kernels_v7m.h", *_TELESCOPING_HEADERS),
-    kernels={
-        **_telescoping("v7m", "embed_s16", files=("embed.c",)),
-        **_telescoping("v7m", "block_s8", files=("block_v7m.S",)),
-        **_telescoping(
-            "v7m",
-            *LINEAR,
-            *LINEAR4,
-            files=(
-                "linear.c",
-                "telescoping.c",
-                "gemv_s8_v7m.S",
-                "gemv_s4_v7m.S",
-                "gemv_s4_groups_v7m.S",
-                "finish_v7m.S",
-            ),
-        ),
-        **_telescoping("v7m", "rope_s8", "rebase_s8", files=("rope.c",)),
-        **_telescoping("v7m", "attention_s16", files=("attention.c", "scores_v7m.S", "weigh_v7m.S", "values_v7m.S")),
-        **_telescoping("v7m", "swiglu_s16", files=("swiglu_v7m.S",)),
-        "rmsnorm_s16": KernelVariant(
-            "mg_rmsnorm_s16_v7m", ("kernels/v7m/rmsnorm.c", "kernels/v7m/norm_v7m.S", *_PORTABLE_NORM)
-        ),
-    },
-)
-
-V6M = Family(
-    "v6m",
-    frozenset({"v6m"}),
-    codes="unsigned8",
-    keys="key_quads",
-    values="value_quads",
-    packing="v6m",
-    score_step=4,
-    headers=("kernels/v6m/kernels_v6m.h", *_TELESCOPING_HEADERS),
-    kernels={
-        **_telescoping("v6m", "embed_s16", files=("embed.c",)),
-        **_telescoping("v6m", "block_s8", files=("block.c", "codes_v6m.S", "divide_v6m.S")),
-        **_telescoping(
-            "v6m",
-            *LINEAR,
-            *LINEAR4,
-            files=("linear.c", "telescoping.c", "gemv_s8_v6m.S", "gemv_s4_v6m.S", "finish_v6m.S"),
-        ),
-        **_telescoping("v6m", "rope_s8", "rebase_s8", files=("rope.c",)),
-        **_telescoping(
-            "v6m",
-            "attention_s16",
-            files=("attention.c", "scores_v6m.S", "weigh_v6m.S", "values_v6m.S", "divide_v6m.S"),
-        ),
-        **_telescoping("v6m", "swiglu_s16", files=("swiglu_v6m.S",)),
-        "rmsnorm_s16": KernelVariant(
-            "mg_rmsnorm_s16_v6m",
-            ("kernels/v6m/rmsnorm.c", "kernels/v6m/norm_v6m.S", "kernels/v6m/divide_v6m.S", *_PORTABLE_NORM),
-        ),
-    },
-)
-
-
-def _dsp(*kernels: str, files: tuple[str, ...], products: tuple[str, ...] = ()) -> dict[str, KernelVariant]:
-    """products: files of the same functions for one kind of these cores each."""
-    sources = (*(f"kernels/dsp/{file}" for file in files), *(f"kernels/{file}" for file in products))
-    return {kernel: KernelVariant(f"mg_{kernel}_dsp", sources) for kernel in kernels}
 
 
 def _dsp_kernels(folder: str) -> dict[str, KernelVariant]:
-    """folder: of the products of a matrix with one vector."""
+    """folder: of the products of a matrix with one vector, which the M7 has of its own."""
+    shared = ("dsp/vector.c", "dsp/matrix.c", "dsp/finish_dsp.S")
     s8 = (f"{folder}/gemv_s8_{folder}.S", "dsp/gemm_s8_dsp.S")
     s4 = (f"{folder}/gemv_s4_{folder}.S", "dsp/gemm_s4_dsp.S", "dsp/gemv_s4_groups_dsp.S")
-    scores, weights, values = (f"attention_{part}_dsp.S" for part in ("scores", "weights", "values"))
+    attention = tuple(f"dsp/attention_{part}_dsp.S" for part in ("scores", "weights", "values"))
     return {
-        **_dsp("embed_s16", files=("embed.c", "embed_dsp.S")),
-        **_dsp("rmsnorm_s16", files=("rmsnorm.c", "rmsnorm_dsp.S")),
-        **_dsp("block_s8", files=("block_dsp.S",)),
-        **_dsp(*LINEAR, files=("linear.c", "vector.c", "matrix.c", "finish_dsp.S"), products=s8),
-        **_dsp(*LINEAR4, files=("linear4.c", "groups.c", "vector.c", "matrix.c", "finish_dsp.S"), products=s4),
-        **_dsp("rope_s16", "rope_s8", files=("rope_dsp.S",)),
-        **_dsp("attention_s16", files=("attention.c", scores, weights, values, "tables_dsp.c")),
-        **_dsp("swiglu_s16", files=("swiglu_dsp.S", "tables_dsp.c"), products=("swiglu.c",)),
+        **_own("dsp", "embed_s16", files=("dsp/embed.c", "dsp/embed_dsp.S")),
+        **_own("dsp", "rmsnorm_s16", files=("dsp/rmsnorm.c", "dsp/rmsnorm_dsp.S")),
+        **_own("dsp", "block_s8", files=("dsp/block_dsp.S",)),
+        **_own("dsp", *LINEAR, files=("dsp/linear.c", *shared, *s8)),
+        **_own("dsp", *LINEAR4, files=("dsp/linear4.c", "dsp/groups.c", *shared, *s4)),
+        **_own("dsp", "rope_s16", "rope_s8", files=("dsp/rope_dsp.S",)),
+        **_own("dsp", "attention_s16", files=("dsp/attention.c", *attention, "dsp/tables_dsp.c")),
+        **_own("dsp", "swiglu_s16", files=("dsp/swiglu_dsp.S", "dsp/tables_dsp.c", "swiglu.c")),
     }
 
 
@@ -218,6 +113,76 @@ DSP = Family(
     kernels=_dsp_kernels("dsp"),
 )
 DSP7 = replace(DSP, name="dsp7", needs=frozenset({"dsp", "dual_issue"}), kernels=_dsp_kernels("dsp7"))
+
+RV32 = Family(
+    "rv32",
+    frozenset({"rv32"}),
+    codes="factors",
+    packing="rv32",
+    score_rows=2,
+    headers=("kernels/rv32/kernels_rv32.h",),
+    kernels={
+        **_own("rv32", "embed_s16", files=("rv32/embed.c",)),
+        **_own("rv32", "rmsnorm_s16", files=("rv32/rmsnorm.c",)),
+        **_own("rv32", "block_s8", files=("rv32/block.c",)),
+        **_own("rv32", *LINEAR, *LINEAR4, files=("rv32/linear.c", "rv32/gemv_s8_rv32.S", "rv32/gemv_s4_rv32.S")),
+        **_own("rv32", "attention_s16",
+               files=("rv32/attention.c", "rv32/score_8_rv32.S", "rv32/weigh_rv32.S", "rv32/average_8_rv32.S")),
+        **_own("rv32", "swiglu_s16", files=("rv32/swiglu.c",)),
+    },
+)  # fmt: skip
+
+
+def _scalar(name: str, codes: str, score_rows: int, more: Mapping[str, tuple[str, ...]]) -> Family:
+    """A family of a core without SIMD. more: files beside those that each of them has, per kernel."""
+    linear = ("linear.c", "gemv_s8_{}.S", "gemv_s4_{}.S", "finish_{}.S")
+    files = {
+        **dict.fromkeys((*LINEAR, *LINEAR4), linear),
+        **dict.fromkeys(("rope_s8", "rebase_s8"), ("rope.c",)),
+        "embed_s16": ("embed.c",),
+        "block_s8": (),
+        "rmsnorm_s16": ("rmsnorm.c", "norm_{}.S"),
+        "attention_s16": ("attention.c", "scores_{}.S", "weigh_{}.S", "values_{}.S"),
+        "swiglu_s16": ("swiglu_{}.S",),
+    }
+    shared = {
+        **dict.fromkeys((*LINEAR, *LINEAR4), ("row_digits.c",)),
+        "rmsnorm_s16": ("rmsnorm.c",),  # the portable one, for gains far from what their format is made for
+    }
+    kernels: dict[str, KernelVariant] = {}
+    for kernel, own in files.items():
+        paths = tuple(f"{name}/{file.format(name)}" for file in (*own, *more.get(kernel, ())))
+        kernels |= _own(name, kernel, files=(*paths, *shared.get(kernel, ())))
+    return Family(
+        name,
+        frozenset({name}),
+        codes=codes,
+        keys="key_quads",
+        values="value_quads",
+        packing=name,
+        score_rows=score_rows,
+        score_step=4,
+        headers=(f"kernels/{name}/kernels_{name}.h", "kernels/row_digits.h", "kernels/key_quads.h"),
+        kernels=kernels,
+    )
+
+
+V7M = _scalar(
+    "v7m",
+    codes="padded8",
+    score_rows=2,
+    more={"block_s8": ("block_v7m.S",), **dict.fromkeys((*LINEAR, *LINEAR4), ("gemv_s4_groups_v7m.S",))},
+)
+V6M = _scalar(
+    "v6m",
+    codes="unsigned8",
+    score_rows=1,
+    more={
+        "block_s8": ("block.c", "codes_v6m.S", "divide_v6m.S"),
+        "rmsnorm_s16": ("divide_v6m.S",),
+        "attention_s16": ("divide_v6m.S",),
+    },
+)
 
 # The most specialised first.
 FAMILIES: tuple[Family, ...] = (MVE, DSP7, DSP, RV32, V7M, V6M, Family("portable"))

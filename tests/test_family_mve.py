@@ -20,7 +20,7 @@ from mcugen.packing import mve
 SOURCES = (
     "kernels/tables.c",
     *(f"kernels/mve/{name}_mve.S" for name in ("linear", "gemv_s8", "gemv_s4", "gemv_s4_groups", "attend")),
-    *(f"kernels/mve/{name}_mve.c" for name in ("linear", "block", "embed", "rmsnorm", "rope", "attention", "swiglu")),
+    *(f"kernels/mve/{name}.c" for name in ("linear", "block", "embed", "rmsnorm", "rope", "attention", "swiglu")),
 )
 SHAPES = [(1, 1), (3, 5), (7, 16), (8, 17), (9, 48), (5, 64), (64, 64), (72, 64)]
 SHAPES += [(63, 65), (65, 100), (130, 33), (24, 172), (72, 1100)]
@@ -289,7 +289,7 @@ def test_rmsnorm_finds_every_root(core: on_m55.M55) -> None:
 
 
 def test_newtons_root_is_the_floor_of_the_root() -> None:
-    """isqrt32 of rmsnorm_mve.c, at every square in its range and right below: it can only fail there."""
+    """isqrt32 of rmsnorm.c, at every square in its range and right below: it can only fail there."""
     root = np.arange(2**15, 2**16, dtype=np.int64)
     for x in (root * root, np.minimum(root * root + 2 * root, 2**32 - 1)):
         r = (((x >> 16) * 22487) >> 15) + 22487

@@ -15,8 +15,8 @@ from mcugen.ir import Linear
 from mcugen.packing import rv32
 
 FILES = (
-    *("linear_rv32.c", "gemv_s8_rv32.S", "gemv_s4_rv32.S", "block_rv32.c", "embed_rv32.c", "attention_rv32.c"),
-    *("rmsnorm_rv32.c", "swiglu_rv32.c", "score_8_rv32.S", "weigh_rv32.S", "average_8_rv32.S"),
+    *("linear.c", "gemv_s8_rv32.S", "gemv_s4_rv32.S", "block.c", "embed.c", "attention.c"),
+    *("rmsnorm.c", "swiglu.c", "score_8_rv32.S", "weigh_rv32.S", "average_8_rv32.S"),
 )
 SOURCES = (*(f"kernels/rv32/{name}" for name in FILES), "kernels/tables.c")
 SHAPES = [(1, 1), (3, 5), (5, 3), (7, 33), (16, 4), (17, 31), (63, 65), (65, 63), (80, 172), (33, 288)]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.ir import Linear
-from mcugen.packing import dsp, mve, row_major, rv32, telescoping
+from mcugen.packing import dsp, mve, row_digits, row_major, rv32
 from mcugen.packing.stream import Packed
 
 __all__ = ["PACKINGS", "Packed", "Packing", "pack"]
@@ -29,8 +29,8 @@ PACKINGS: Mapping[str, Packing] = {
     "dsp": Packing(dsp.pack_s8, dsp.pack_s4),
     "mve": Packing(mve.pack_s8, mve.pack_s4),
     "rv32": Packing(rv32.pack_s8, rv32.pack_s4),
-    "v6m": Packing(telescoping.pack_s8_v6m, telescoping.pack_s4_v6m),
-    "v7m": Packing(telescoping.pack_s8_v7m, telescoping.pack_s4_v7m),
+    "v6m": Packing(row_digits.pack_s8_v6m, row_digits.pack_s4_v6m),
+    "v7m": Packing(row_digits.pack_s8_v7m, row_digits.pack_s4_v7m),
 }
 
 

@@ -1,4 +1,4 @@
-/* The loops of attention_mve.c. Eight sums are held at a time, in r0, r2, r4, r6 and r8, r10, r12, lr: of four slots, or
+/* The loops of attention.c. Eight sums are held at a time, in r0, r2, r4, r6 and r8, r10, r12, lr: of four slots, or
  * four channels, of two heads, or of eight of one. Layouts of the rings: kernels_mve.h. */
     .syntax unified
     .thumb

@@ -9,7 +9,7 @@
  * eight words that acc starts from come before a block's columns, and after each `group` (a multiple of 8) of them
  * the rows' int8 scales; offsets = -8 * the sum of each group's x + 128.
  *
- * mcugen/packing/telescoping.py proves that the rows' sums S0..S7 follow from five, all modulo 2^32. With Qj = S(2j)
+ * mcugen/packing/row_digits.py proves that the rows' sums S0..S7 follow from five, all modulo 2^32. With Qj = S(2j)
  * + 2^4 S(2j + 1), the sums of the word's bytes, they are
  *   P = Q0 + 2^8 Q1 + 2^16 Q2 + 2^24 Q3    A = Q2 + 2^8 Q3    R = Q1 + 2^8 Q0 + 2^16 Q3 + 2^24 Q2
  *   H = S1 + 2^8 S3 + 2^16 S5 + 2^24 S7    G = S3 + 2^8 S1 + 2^16 S7 + 2^24 S5

@@ -3,7 +3,7 @@
  *
  * acc [blocks][8] = int8 rows times x [cols], whose codes come as x + 128; cols a multiple of 8, blocks >= 1; offset
  * = -128 * the sum of the codes. Returns the end of the stream w: per block six words that the sums start from, then
- * per column one word of rows 0-3 and one of rows 4-7, bytes w + 128 (mcugen/packing/telescoping.py, which proves
+ * per column one word of rows 0-3 and one of rows 4-7, bytes w + 128 (mcugen/packing/row_digits.py, which proves
  * that the sums of four rows S0..S3 follow from three, all modulo 2^32):
  *   P = S0 + 2^8 S1 + 2^16 S2 + 2^24 S3    A = S2 + 2^8 S3    R = S1 + 2^8 S0 + 2^16 S3 + 2^24 S2
  * Eight instructions for four products; the four sums that one shift per row would take cost eleven.

@@ -1,7 +1,7 @@
 /* The kernels of cores with Armv6-M's instructions (Cortex-M0, M0+), by the contracts of kernels.h.
  *
  * Codes of a vector are uint8, 128 more than their value, padded with 128 to a multiple of 8. Weights are packed as
- * mcugen/packing/telescoping.py says. The ring of keys holds words of one channel in four slots, [slot / 4][channel],
+ * mcugen/packing/row_digits.py says. The ring of keys holds words of one channel in four slots, [slot / 4][channel],
  * byte slot % 4; the ring of values words of four channels in one slot, [slot][channel / 4], channels padded to four.
  * In both, all but the last byte of a word have the top bit turned over, so that a word is 2^24 b3 + 2^16 (b2 + 128)
  * + 2^8 (b1 + 128) + (b0 + 128), and what is left of it after a shift again such a number. */

@@ -1,5 +1,5 @@
-/* Matrix times vector: kernels/telescoping.c on the assembly of this family. */
-#include "telescoping.h"
+/* Matrix times vector: kernels/row_digits.c on the assembly of this family. */
+#include "row_digits.h"
 
 #include "kernels_v6m.h"
 
@@ -35,39 +35,39 @@ static const mg_product_t to_sum_4 = {
 
 void mg_linear_s16_v6m(int16_t *y, const uint8_t *x, const mg_scale_t *scale, int32_t tokens, const mg_linear_t *w)
 {
-    mg_telescoping(y, 0, x, scale, tokens, w, &to_s16);
+    mg_row_digits(y, 0, x, scale, tokens, w, &to_s16);
 }
 
 void mg_linear_s32_v6m(int32_t *y, const uint8_t *x, const mg_scale_t *scale, int32_t tokens, const mg_linear_t *w)
 {
-    mg_telescoping(y, 0, x, scale, tokens, w, &to_s32);
+    mg_row_digits(y, 0, x, scale, tokens, w, &to_s32);
 }
 
 void mg_linear_s8_v6m(int8_t *ring, int32_t slot, const uint8_t *x, const mg_scale_t *scale, int32_t tokens,
                       const mg_linear_t *w)
 {
-    mg_telescoping(ring + slot * ((w->rows + 3) & ~3), 0, x, scale, tokens, w, &to_s8);
+    mg_row_digits(ring + slot * ((w->rows + 3) & ~3), 0, x, scale, tokens, w, &to_s8);
 }
 
 void mg_linear_add_s16_v6m(int16_t *y, const int16_t *residual, const uint8_t *x, const mg_scale_t *scale,
                            int32_t tokens, const mg_linear_t *w)
 {
-    mg_telescoping(y, residual, x, scale, tokens, w, &to_sum);
+    mg_row_digits(y, residual, x, scale, tokens, w, &to_sum);
 }
 
 void mg_linear4_s16_v6m(int16_t *y, const uint8_t *x, const mg_scale_t *scale, int32_t tokens, const mg_linear_t *w)
 {
-    mg_telescoping(y, 0, x, scale, tokens, w, &to_s16_4);
+    mg_row_digits(y, 0, x, scale, tokens, w, &to_s16_4);
 }
 
 void mg_linear4_s8_v6m(int8_t *ring, int32_t slot, const uint8_t *x, const mg_scale_t *scale, int32_t tokens,
                        const mg_linear_t *w)
 {
-    mg_telescoping(ring + slot * ((w->rows + 3) & ~3), 0, x, scale, tokens, w, &to_s8_4);
+    mg_row_digits(ring + slot * ((w->rows + 3) & ~3), 0, x, scale, tokens, w, &to_s8_4);
 }
 
 void mg_linear4_add_s16_v6m(int16_t *y, const int16_t *residual, const uint8_t *x, const mg_scale_t *scale,
                             int32_t tokens, const mg_linear_t *w)
 {
-    mg_telescoping(y, residual, x, scale, tokens, w, &to_sum_4);
+    mg_row_digits(y, residual, x, scale, tokens, w, &to_sum_4);
 }

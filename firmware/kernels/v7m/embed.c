@@ -1,4 +1,4 @@
-#include "telescoping.h"
+#include "row_digits.h"
 
 #include "kernels_v7m.h"
 

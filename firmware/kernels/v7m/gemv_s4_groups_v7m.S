@@ -1,17 +1,17 @@
 /* const uint32_t *mg_gemv_s4_groups_v7m(int32_t *acc, const int8_t *x, const uint32_t *w, int32_t cols,
  *                                       int32_t blocks, const int32_t *offsets, int32_t group);
  *
- * acc [blocks][8] = int4 rows with group scales times x [cols]; cols a multiple of 8, blocks >= 1, group 32. offsets =
- * -8 * the sum of each group's x. Returns the end of the stream w: per block, and per group of up to 32 columns in it, a
- * word of eight rows for each column, nibbles w + 8, and the rows' int8 scales (mcugen/packing/telescoping.py).
+ * acc [blocks][8] = int4 rows with group scales times x [cols]; cols a multiple of 8, blocks >= 1, group 32. offsets
+ * = -8 * the sum of each group's x. Returns the end of the stream w: per block, and per group of up to 32 columns in
+ * it, a word of eight rows for each column, nibbles w + 8, and the rows' int8 scales (mcugen/packing/row_digits.py).
  *
- * The words of a group need no more than their nibbles four apart: a sum of 32 products is at most 32 * 8 * 127 < 2^15,
- * so that S(k) + 2^16 S(k + 4), modulo 2^32, has both in its halves. Eight instructions for eight products.
+ * The words of a group need no more than their nibbles four apart: a sum of 32 products is at most 32 * 8 * 127 <
+ * 2^15, so that S(k) + 2^16 S(k + 4), modulo 2^32, has both in its halves. Eight instructions for eight products.
  *
  * r0 x   r1 w   r2 a code   r3 0x000F000F   r4-r7 words of four columns   r8 two nibbles   r9-r12 S0-S3 and S4-S7
  * lr columns to come
- * The frame: sp + 0 acc, 4 end of acc, 8 x, 12 cols, 16 next of offsets, 20 x of the next group, 24 columns to come; the
- * caller's offsets are at 68. */
+ * The frame: sp + 0 acc, 4 end of acc, 8 x, 12 cols, 16 next of offsets, 20 x of the next group, 24 columns to come;
+ * the caller's offsets are at 68. */
     .syntax unified
     .thumb
     .section .text.mg_gemv_s4_groups_v7m, "ax", %progbits

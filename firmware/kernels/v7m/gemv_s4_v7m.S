@@ -4,7 +4,7 @@
  * acc [blocks][8] = int4 rows times x [cols]; cols a multiple of 8, blocks >= 1; offset = -8 * the sum of x. Returns
  * the end of the stream w: per block and column a word of eight rows, nibbles w + 8.
  *
- * mcugen/packing/telescoping.py proves that the rows' sums S0..S7 follow from five, all modulo 2^32. With Qj = S(2j)
+ * mcugen/packing/row_digits.py proves that the rows' sums S0..S7 follow from five, all modulo 2^32. With Qj = S(2j)
  * + 2^4 S(2j + 1), the sums of the word's bytes, they are
  *   P = Q0 + 2^8 Q1 + 2^16 Q2 + 2^24 Q3    R = Q1 + 2^8 Q0 + 2^16 Q3 + 2^24 Q2    E = Q3 + 2^8 Q2
  *   H = S1 + 2^8 S3 + 2^16 S5 + 2^24 S7    G = S3 + 2^8 S1 + 2^16 S7 + 2^24 S5

@@ -12,11 +12,11 @@ import numpy as np
 import on_core
 
 from mcugen.ir import Linear
-from mcugen.packing import Packed, telescoping
+from mcugen.packing import Packed, row_digits
 
 TOOLCHAINS = ("zig", "gcc")
 CORES = {"v6m": "cortex-m0plus", "v7m": "cortex-m3"}
-SHARED = ("kernels/telescoping.c", "kernels/tables.c", "kernels/rmsnorm.c")
+SHARED = ("kernels/row_digits.c", "kernels/tables.c", "kernels/rmsnorm.c")
 FILLING = 0x5A  # of padding and of slots that hold nothing yet
 
 
@@ -50,9 +50,9 @@ class Family:
 
     def pack(self, w: Linear) -> Packed:
         if w.bits == 4:
-            pack_s4 = telescoping.pack_s4_v6m if self.biased else telescoping.pack_s4_v7m
+            pack_s4 = row_digits.pack_s4_v6m if self.biased else row_digits.pack_s4_v7m
             return pack_s4(w.codes, w.group_scale, w.group)
-        return (telescoping.pack_s8_v6m if self.biased else telescoping.pack_s8_v7m)(w.codes)
+        return (row_digits.pack_s8_v6m if self.biased else row_digits.pack_s8_v7m)(w.codes)
 
     def place_linear(self, w: Linear, packed: Packed | None = None) -> int:
         packed = packed or self.pack(w)

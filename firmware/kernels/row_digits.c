@@ -1,6 +1,6 @@
 /* Matrix times vector, 48 rows at a time: a family's assembly makes the accumulators and brings them to the output's
  * units. |acc| < 2^(shift - 1) <= 2^31, which mcugen proves from the weights of every row it emits. */
-#include "telescoping.h"
+#include "row_digits.h"
 
 enum { BLOCK = 8, GROUPS = 16, SPACE = 48 };
 
@@ -79,7 +79,7 @@ static const uint32_t *multiply_chunks(state_t *p, const uint32_t *codes, int32_
     return codes;
 }
 
-void mg_telescoping(void *y, const int16_t *residual, const void *x, const mg_scale_t *scale, int32_t tokens,
+void mg_row_digits(void *y, const int16_t *residual, const void *x, const mg_scale_t *scale, int32_t tokens,
                     const mg_linear_t *w, const mg_product_t *product)
 {
     const int32_t cols = (w->cols + 7) & ~7;

@@ -9,14 +9,14 @@ import numpy as np
 import on_core
 import unicorn
 from hypothesis import strategies as st
+from row_digits import FILLING, Family, key_ring, value_ring
 from strategies import arrays, blocks, codes, linears, multipliers, tables, within, words
-from telescoping import FILLING, Family, key_ring, value_ring
 
 from mcugen import kernels, layouts
 from mcugen.families import family_named
 from mcugen.ir import Linear
 from mcugen.packing import Packed, pack
-from mcugen.packing.telescoping import GROUPS, LARGEST_BYTE, LARGEST_NIBBLE
+from mcugen.packing.row_digits import GROUPS, LARGEST_BYTE, LARGEST_NIBBLE
 
 LINEAR = ("linear_s8", "linear_s16", "linear_s32", "linear_add_s16", "linear4_s8", "linear4_s16", "linear4_add_s16")
 LARGEST_STACK = 512  # bytes of one kernel, what it calls included

@@ -1,7 +1,7 @@
-/* Matrix times vector on words whose digits are rows (mcugen/packing/telescoping.py), shared by the families v6m and
- * v7m: what telescoping.c needs to know of a family's assembly, and the rows of an embedding table. */
-#ifndef MG_TELESCOPING_H
-#define MG_TELESCOPING_H
+/* Matrix times vector on words whose digits are rows (mcugen/packing/row_digits.py), shared by the families v6m and
+ * v7m: what row_digits.c needs to know of a family's assembly, and the rows of an embedding table. */
+#ifndef MG_ROW_DIGITS_H
+#define MG_ROW_DIGITS_H
 
 #include <stdint.h>
 
@@ -35,7 +35,7 @@ typedef struct {
 } mg_product_t;
 
 /* y [tokens][rows, aligned]; residual: null, or [tokens][rows]. */
-void mg_telescoping(void *y, const int16_t *residual, const void *x, const mg_scale_t *scale, int32_t tokens,
+void mg_row_digits(void *y, const int16_t *residual, const void *x, const mg_scale_t *scale, int32_t tokens,
                     const mg_linear_t *w, const mg_product_t *product);
 
 /* One row of an int8 stream to int16. starts: words in front of each chunk of a block. */
