@@ -16,8 +16,9 @@ from mcugen.ir import KernelVariant
 class Family:
     """needs: features of the core. codes, keys, values: buffer layouts (mcugen.layouts). packing: of every matrix
     (mcugen.packing). score_rows, score_step: the scratch of attention holds that many query heads, each padded to a
-    multiple of that many scores. headers: files in firmware/, the one with the prototypes first. kernels: what the
-    family has of its own."""
+    multiple of that many scores. headers: files in firmware/, the one with the prototypes first. code_bytes: what
+    kernels, runtime and application take at most, measured with the larger toolchain, int4 and several tokens at
+    once. kernels: what the family has of its own."""
 
     name: str
     needs: frozenset[str] = frozenset()
@@ -28,6 +29,7 @@ class Family:
     score_rows: int = 1
     score_step: int = 1
     headers: tuple[str, ...] = ()
+    code_bytes: int = 12_500
     kernels: Mapping[str, KernelVariant] = field(default_factory=dict)
 
     def variant(self, kernel: str) -> KernelVariant:
@@ -70,6 +72,7 @@ MVE = Family(
     score_rows=2,
     score_step=16,
     headers=("kernels/mve/kernels_mve.h", "kernels/mve/vectors_mve.h"),
+    code_bytes=18_600,
     kernels={
         **_own("mve", "embed_s16", files=("mve/embed.c",)),
         **_own("mve", "rmsnorm_s16", files=("mve/rmsnorm.c",)),
@@ -110,6 +113,7 @@ DSP = Family(
     score_rows=2,
     score_step=16,
     headers=tuple(f"kernels/dsp/{name}.h" for name in ("kernels_dsp", "matrix", "attention_dsp", "tables_dsp")),
+    code_bytes=26_300,
     kernels=_dsp_kernels("dsp"),
 )
 DSP7 = replace(DSP, name="dsp7", needs=frozenset({"dsp", "dual_issue"}), kernels=_dsp_kernels("dsp7"))
@@ -121,6 +125,7 @@ RV32 = Family(
     packing="rv32",
     score_rows=2,
     headers=("kernels/rv32/kernels_rv32.h",),
+    code_bytes=19_200,
     kernels={
         **_own("rv32", "embed_s16", files=("rv32/embed.c",)),
         **_own("rv32", "rmsnorm_s16", files=("rv32/rmsnorm.c",)),
@@ -163,6 +168,7 @@ def _scalar(name: str, codes: str, score_rows: int, more: Mapping[str, tuple[str
         score_rows=score_rows,
         score_step=4,
         headers=(f"kernels/{name}/kernels_{name}.h", "kernels/row_digits.h", "kernels/key_quads.h"),
+        code_bytes=20_800,
         kernels=kernels,
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from mcugen import __version__
 from mcugen.boards import list_boards, load_board
 from mcugen.ctext import model_prefix
+from mcugen.families import choose_family
 from mcugen.fit import Demand, check_fits, demand_of, largest_context
 from mcugen.generate import suffix_tokens
 from mcugen.ir import Board, Firmware, Graph, Plan, Project, QuantizedModel, Tokenizer
@@ -18,7 +19,7 @@ from mcugen.sources import Progress, silent
 from mcugen.tokenizer import tokenizer_tables
 from mcugen.toolchain import build, find_toolchain
 
-CODE_BYTES = 29_000  # kernels, runtime and application before linking, of the largest family by the larger toolchain
+OP_BYTES = 85  # of an op's call and its structure: 65 on Arm, 85 on RISC-V
 STATIC_BYTES = 2 * PROMPT_TOKENS + 192  # prompt tokens, the console's line, the ring's counters
 MAX_TOKENS = 256  # the application's longest answer, unless told otherwise
 
@@ -49,12 +50,14 @@ def lay_out(
     Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
     """
     tables = tokenizer_tables(tokenizer)
-    code = CODE_BYTES + sum(t.nbytes for t in (tables.bytes, tables.offsets, tables.ranks, tables.order))
+    vocabulary = sum(t.nbytes for t in (tables.bytes, tables.offsets, tables.ranks, tables.order))
+    code = choose_family(board.features).code_bytes + vocabulary
 
     def planned(slots: int) -> tuple[Graph, Plan, Demand]:
         graph = lower(model, slots, board.features, batch)
         plan = plan_memory(graph, board)
-        return graph, plan, demand_of(graph, plan, code_bytes=code, static_bytes=STATIC_BYTES)
+        calls = OP_BYTES * (len(graph.ops) + len(graph.rebase))
+        return graph, plan, demand_of(graph, plan, code_bytes=code + calls, static_bytes=STATIC_BYTES)
 
     largest = largest_context(lambda slots: planned(slots)[2].ram <= board.ram.size, model.config.seq_len)
     graph, plan, demand = planned(max(largest, 1) if context is None else context)
