@@ -567,9 +567,9 @@ KERNEL_FAULTS = [  # the op that must be named, the file, what it reads, what it
     ("swiglu_s16", "swiglu.c", "silu * up[i], shift", "silu * up[i] - ((1 << shift) >> 1), shift"),
     ("linear_s32", "linear.c", "mg_saturate_s32(scaled(acc[i],", "mg_saturate_s32(scaled(acc[0],"),
     ("rebase_s8", "rope.c", "turn_at(-delta,", "turn_at(1 - delta,"),
-    ("linear4_s16", "linear.c", "((nibble ^ 8) - 8)", "(nibble - 8)"),
+    ("linear4_s16", "linear.c", "((*pairs & 15) ^ 8) - 8;", "(*pairs & 15) - 8;"),
     ("linear4_s16", "linear.c", "part * *scale++", "part * *scale"),
-    ("linear4_s16", "linear.c", "((i & 1) << 2)", "((~i & 1) << 2)"),
+    ("linear4_s16", "linear.c", "(*pairs >> 4) * x[1]", "(*pairs >> 4) * x[0]"),
     ("linear4_s8", "linear.c", "to_s8(ring + slot * w->rows, x, scale, tokens, w, rows_int4)", "to_s8(ring + slot * w->rows, x, scale, tokens, w, rows_int8)"),
     ("linear4_add_s16", "linear.c", "residual[row + i] + change", "residual[row + i] + change + 1"),
 ]  # fmt: skip

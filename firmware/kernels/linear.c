@@ -52,12 +52,15 @@ static int32_t rows_int8(int32_t *acc, const int8_t *x, const mg_linear_t *w, in
 }
 
 /* The products of `count` int4 columns, the first of them at an even place. */
-static int32_t dot_int4(const uint8_t *pairs, const int8_t *x, int32_t count)
+static int32_t dot_int4(const int8_t *pairs, const int8_t *x, int32_t count)
 {
     int32_t acc = 0;
-    for (int32_t i = 0; i < count; i++) {
-        const int32_t nibble = (pairs[i >> 1] >> ((i & 1) << 2)) & 15;
-        acc += ((nibble ^ 8) - 8) * x[i]; /* two's complement of four bits */
+    for (int32_t left = count; left > 0; left -= 2, pairs++, x += 2) {
+        const int32_t even = ((*pairs & 15) ^ 8) - 8; /* two's complement of four bits */
+        acc += even * x[0];
+        if (left > 1) {
+            acc += (*pairs >> 4) * x[1];
+        }
     }
     return acc;
 }
@@ -67,8 +70,8 @@ static int32_t rows_int4(int32_t *acc, const int8_t *x, const mg_linear_t *w, in
     const int32_t pairs = (w->cols + 1) >> 1;
     const int32_t group = (w->group != 0) ? w->group : w->cols;
     const int32_t groups = (w->group != 0) ? (w->cols + group - 1) / group : 0;
-    const uint8_t *codes = (const uint8_t *)w->codes + row * (pairs + groups);
-    const int8_t *scale = (const int8_t *)codes + pairs;
+    const int8_t *codes = (const int8_t *)w->codes + row * (pairs + groups);
+    const int8_t *scale = codes + pairs;
     acc[0] = 0;
     for (int32_t start = 0; start < w->cols; start += group) {
         const int32_t count = (start + group <= w->cols) ? group : w->cols - start;
