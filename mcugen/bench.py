@@ -28,6 +28,7 @@ from mcugen.ir import Firmware, Linear, Op
 from mcugen.layout import Layout
 from mcugen.simulate import Simulator
 from mcugen.sources import Progress, silent
+from mcugen.verify import read_prompt, start_model
 
 POSITIONS = (0, 63, 127, 255)  # that are shown by themselves, where the context has them
 PROMPT_TOKENS = 32
@@ -273,7 +274,7 @@ def _count_steps(machine: Emulator, layout: Layout, mean: range, count: int, pro
         counts[len(tokens) - 1, column] += now - before
         before = now
 
-    _start(machine, name)
+    start_model(machine, name)
     stack = machine.address("_sstack")
     size = machine.address("_estack") - stack
     machine.write(stack, bytes([_STACK_PAINT]) * size)
@@ -295,11 +296,6 @@ def _count_steps(machine: Emulator, layout: Layout, mean: range, count: int, pro
     return _Steps(tuple(tokens), counts, functions, executions, -(-used // _WORD) * _WORD)
 
 
-def _start(machine: Emulator, name: str) -> None:
-    machine.boot()
-    machine.call(f"{name}_init")
-
-
 def _check(machine: Emulator, logits: int, expected: NDArray[np.int32], position: int) -> None:
     """Raise MismatchError where the machine's logits are not the simulator's."""
     observed = np.frombuffer(machine.read(logits, expected.nbytes), "<i4")
@@ -317,12 +313,10 @@ def _check(machine: Emulator, logits: int, expected: NDArray[np.int32], position
 def _count_prompt(machine: Emulator, layout: Layout, tokens: Sequence[int]) -> PromptCost:
     """Read a prompt as the application does."""
     graph, name = layout.graph, layout.name
-    ids = np.resize(np.asarray(tokens, "<u2"), min(PROMPT_TOKENS, graph.context))
-    _start(machine, name)
-    address = machine.address(f"{name}_prompt")
-    machine.write(address, ids.tobytes())
+    ids = np.resize(np.asarray(tokens), min(PROMPT_TOKENS, graph.context))
+    start_model(machine, name)
     machine.reset_profile()
-    machine.call(f"{name}_read", address, len(ids))
+    read_prompt(machine, name, ids)
     return PromptCost(len(ids), graph.batch, machine.instructions() / len(ids))
 
 

@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-import numpy as np
-
 from mcugen.console import END_OF_TRANSMISSION, answers, sampler_line
 from mcugen.emulate import qemu
 from mcugen.emulate.host import HostMachine, find_libasan
@@ -23,7 +21,7 @@ from mcugen.simulate import Simulator, greedy
 from mcugen.sources import Progress, silent
 from mcugen.tokenizer import decode
 from mcugen.toolchain import build, find_toolchain
-from mcugen.verify import mismatch, verify, verify_prompt
+from mcugen.verify import mismatch, read_prompt, start_model, verify, verify_prompt
 
 SAMPLED_TOKENS = 24  # of the sampled text that verification compares
 PROMPT_TOKENS = 30  # of the prompt that is read at once
@@ -211,23 +209,16 @@ class _Rungs:
 
     def _profile(self, firmware: Firmware) -> None:
         machine = open_machine(firmware)
-        machine.boot()
-        machine.call(f"{self._layout.name}_init")
+        start_model(machine, self._layout.name)
         machine.reset_profile()
         for token in self._tokens[:PROFILED_TOKENS]:
             machine.call(f"{self._layout.name}_step", token)
         self.profile = machine.profile()
-        self._read_prompt(machine)
+        # Several tokens at once are watched, too: their vectors lie elsewhere than a single token's.
+        machine.call(f"{self._layout.name}_reset")
+        count = min(self._layout.graph.batch + 1, self._layout.graph.context)
+        read_prompt(machine, self._layout.name, self._tokens[:count])
         machine.close()
-
-    def _read_prompt(self, machine: Machine) -> None:
-        """Several tokens at once, watched: their vectors lie elsewhere than a single token's."""
-        name, graph = self._layout.name, self._layout.graph
-        count = min(graph.batch + 1, graph.context, len(self._tokens))
-        prompt = machine.address(f"{name}_prompt")
-        machine.write(prompt, np.array(self._tokens[:count], "<u2").tobytes())
-        machine.call(f"{name}_reset")
-        machine.call(f"{name}_read", prompt, count)
 
     def _console(self, rung: str, title: str, run: Callable[[bytes], Iterator[bytes]]) -> None:
         """The application itself: greedy tokens with a hash of their logits, and a sampled text."""

@@ -41,18 +41,20 @@ def _value_pairs(stored: Ints, _unit: int) -> Ints:
     return words.transpose(0, 2, 1, 3).reshape(2 * len(stored), -1)
 
 
-def _key_quads(stored: Ints, _unit: int) -> Ints:
-    """Words of one channel in four slots; all but the last byte with the top bit turned over."""
+def _quads(stored: Ints) -> Ints:
+    """Words of four codes, all but the last with the top bit turned over: [.., words, 4]."""
     words = stored.reshape(len(stored), -1, 4).view(np.uint8)
-    codes = (words ^ np.array([128, 128, 128, 0], np.uint8)).view(np.int8)
-    return codes.transpose(0, 2, 1).reshape(4 * len(stored), -1)
+    return (words ^ np.array([128, 128, 128, 0], np.uint8)).view(np.int8)
+
+
+def _key_quads(stored: Ints, _unit: int) -> Ints:
+    """Words of one channel in four slots."""
+    return _quads(stored).transpose(0, 2, 1).reshape(4 * len(stored), -1)
 
 
 def _value_quads(stored: Ints, _unit: int) -> Ints:
-    """Words of four channels in one slot; all but the last byte with the top bit turned over."""
-    words = stored.reshape(len(stored), -1, 4).view(np.uint8)
-    codes: Ints = (words ^ np.array([128, 128, 128, 0], np.uint8)).view(np.int8).reshape(len(stored), -1)
-    return codes
+    """Words of four channels in one slot."""
+    return _quads(stored).reshape(len(stored), -1)
 
 
 def _key_octets(stored: Ints, unit: int) -> Ints:

@@ -34,6 +34,20 @@ IntArray = NDArray[np.integer]
 Progress = Callable[[int, int], None]
 
 
+def start_model(machine: Machine, name: str) -> None:
+    """Boot a machine and initialise the model whose C begins with `name`."""
+    machine.boot()
+    machine.call(f"{name}_init")
+
+
+def read_prompt(machine: Machine, name: str, tokens: Sequence[int] | IntArray) -> None:
+    """Let the model read tokens as a prompt; at most as many as the application's buffer holds."""
+    ids = np.asarray(tokens, "<u2")
+    prompt = machine.address(f"{name}_prompt")
+    machine.write(prompt, ids.tobytes())
+    machine.call(f"{name}_read", prompt, len(ids))
+
+
 def op_regions(graph: Graph, plan: Plan, arena: int) -> Regions:
     """Where the outputs of every op lie in a machine whose arena begins at address `arena`.
 
@@ -171,8 +185,7 @@ def verify(
     The machine is booted and the model initialised here. Stops at the first chunk that differs.
     """
     name = model_prefix(graph.model.name)
-    machine.boot()
-    machine.call(f"{name}_init")
+    start_model(machine, name)
     regions = op_regions(graph, plan, machine.address(f"{name}_arena"))
     simulator = Simulator(graph)
     values = 0
@@ -199,12 +212,9 @@ def verify_prompt(
     tokens: at most as many as the application's buffer holds. The machine is booted and the model initialised here.
     """
     name = model_prefix(graph.model.name)
-    machine.boot()
-    machine.call(f"{name}_init")
-    ids = np.asarray(tokens, "<u2")
-    prompt = machine.address(f"{name}_prompt")
-    machine.write(prompt, ids.tobytes())
-    machine.call(f"{name}_read", prompt, len(ids) - 1)
+    ids = np.asarray(tokens)
+    start_model(machine, name)
+    read_prompt(machine, name, ids[:-1])
     machine.call(f"{name}_step", int(ids[-1]))
     simulator = Simulator(graph)
     logits = simulator.feed(ids)[-1]

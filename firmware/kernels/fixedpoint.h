@@ -54,4 +54,20 @@ static inline int32_t mg_bit_length(uint32_t x)
     return bits + (int32_t)x;
 }
 
+/* floor(sqrt(x)) for x in [2^30, 2^32), bit by bit from the top (Warren, Hacker's Delight, section 11-1). */
+static inline uint32_t mg_isqrt32(uint32_t x)
+{
+    uint32_t root = 1u << 30;
+    x -= root;
+    for (uint32_t bit = 1u << 28; bit != 0u; bit >>= 2) {
+        const uint32_t trial = root + bit;
+        root >>= 1;
+        if (x >= trial) {
+            x -= trial;
+            root += bit;
+        }
+    }
+    return root;
+}
+
 #endif

@@ -1,21 +1,6 @@
 #include "fixedpoint.h"
 #include "kernels.h"
 
-/* floor(sqrt(x)), bit by bit from the top (Warren, Hacker's Delight, section 11-1). */
-static uint32_t isqrt32(uint32_t x)
-{
-    uint32_t root = 0;
-    for (uint32_t bit = 1u << 30; bit != 0u; bit >>= 2) {
-        if (x >= root + bit) {
-            x -= root + bit;
-            root = (root >> 1) + bit;
-        } else {
-            root >>= 1;
-        }
-    }
-    return root;
-}
-
 void mg_rmsnorm_s16(int16_t *y, const int16_t *x, const mg_norm_t *norm)
 {
     uint64_t total = (uint64_t)norm->eps; /* each square is at most 2^30: no dim overflows 64 bits */
@@ -28,7 +13,7 @@ void mg_rmsnorm_s16(int16_t *y, const int16_t *x, const mg_norm_t *norm)
     const int32_t bits = (high != 0u) ? 32 + mg_bit_length(high) : mg_bit_length((uint32_t)total);
     const int32_t even = (32 - bits) & ~1;
     const uint32_t normal = (uint32_t)((even >= 0) ? total << even : total >> -even);
-    const uint32_t reciprocal = (1u << 31) / isqrt32(normal); /* (2^15, 2^16], 17 bits */
+    const uint32_t reciprocal = (1u << 31) / mg_isqrt32(normal); /* (2^15, 2^16], 17 bits */
 
     /* |x * gain| <= 2^30, times 2^16: below 2^47. shift >= 31 - 14 - 15 = 2. */
     const int32_t shift = 31 + norm->gain_frac - (even >> 1);

@@ -15,8 +15,7 @@ from mcugen.emulate.mps2 import Mps2
 from mcugen.emulate.profile_hook import CODE_THUMB
 from mcugen.emulate.registers import Registers
 from mcugen.emulate.stm32f4 import Stm32f4
-from mcugen.emulate.unicorn_machine import InstructionSet, UnicornMachine
-from mcugen.errors import ToolError
+from mcugen.emulate.unicorn_machine import InstructionSet, UnicornMachine, check_model
 from mcugen.ir import Board
 
 _CPU_MODELS = {
@@ -36,12 +35,7 @@ class CortexM(UnicornMachine):
     """The Machine of a board with a Cortex-M. Errors and parameters: UnicornMachine."""
 
     def _instruction_set(self, board: Board) -> InstructionSet:
-        if board.port not in REGISTERS or board.core not in _CPU_MODELS:
-            raise ToolError(
-                f"there is no model of port {board.port} on {board.core}",
-                where=f"emulating {board.name}",
-                hint=f"choose a board with port {' or '.join(sorted(REGISTERS))}, or the host",
-            )
+        check_model(board, REGISTERS, _CPU_MODELS)
         return InstructionSet(
             code=CODE_THUMB,
             code_bit=1,

@@ -13,9 +13,8 @@ except ImportError:  # an optional dependency; UnicornMachine says what to insta
 
 from mcugen.emulate.profile_hook import CODE_RISCV
 from mcugen.emulate.registers import Registers
-from mcugen.emulate.unicorn_machine import InstructionSet, UnicornMachine
+from mcugen.emulate.unicorn_machine import InstructionSet, UnicornMachine, check_model
 from mcugen.emulate.virt import Virt
-from mcugen.errors import ToolError
 from mcugen.ir import Board
 
 # RV32IMAC, the smallest of unicorn's cores that has I, M and C; the compiler emits no A.
@@ -41,12 +40,7 @@ class RiscV(UnicornMachine):
     """The Machine of a board with an RV32IMC core. Errors and parameters: UnicornMachine."""
 
     def _instruction_set(self, board: Board) -> InstructionSet:
-        if board.port not in REGISTERS or board.core not in _CPU_MODELS:
-            raise ToolError(
-                f"there is no model of port {board.port} on {board.core}",
-                where=f"emulating {board.name}",
-                hint=f"choose a board with port {' or '.join(sorted(REGISTERS))}, or the host",
-            )
+        check_model(board, REGISTERS, _CPU_MODELS)
         return InstructionSet(
             code=CODE_RISCV,
             code_bit=0,

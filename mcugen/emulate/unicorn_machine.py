@@ -12,7 +12,7 @@ from __future__ import annotations
 import abc
 import ctypes
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +70,16 @@ class InstructionSet:
     skipped: int
     invalid: str
     sleep: str
+
+
+def check_model(board: Board, ports: Collection[str], cores: Collection[str]) -> None:
+    """Raise ToolError where no registers of the board's port, or no model of its core, are there."""
+    if board.port not in ports or board.core not in cores:
+        raise ToolError(
+            f"there is no model of port {board.port} on {board.core}",
+            where=f"emulating {board.name}",
+            hint=f"choose a board with port {' or '.join(sorted(ports))}, or the host",
+        )
 
 
 class UnicornMachine(abc.ABC):

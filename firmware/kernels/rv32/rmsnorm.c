@@ -2,21 +2,6 @@
 #include "fixedpoint.h"
 #include "kernels_rv32.h"
 
-/* floor(sqrt(x)), bit by bit from the top (Warren, Hacker's Delight, section 11-1). */
-static uint32_t isqrt32(uint32_t x)
-{
-    uint32_t root = 0;
-    for (uint32_t bit = 1u << 30; bit != 0u; bit >>= 2) {
-        const uint32_t trial = root + bit;
-        root >>= 1;
-        if (x >= trial) {
-            x -= trial;
-            root += bit;
-        }
-    }
-    return root;
-}
-
 /* x * gain * reciprocal / 2^shift, half up, for any shift: |x * gain| <= 2^30, reciprocal <= 2^16, below 2^47. */
 static void scale_wide(int16_t *y, const int16_t *x, const int16_t *gain, int32_t dim, uint32_t reciprocal,
                        int32_t shift)
@@ -58,7 +43,7 @@ void mg_rmsnorm_s16_rv32(int16_t *y, const int16_t *x, const mg_norm_t *norm)
     const int32_t bits = (high != 0u) ? 32 + mg_bit_length(high) : mg_bit_length((uint32_t)total);
     const int32_t even = (32 - bits) & ~1;
     const uint32_t normal = (uint32_t)((even >= 0) ? total << even : total >> -even);
-    const uint32_t reciprocal = (1u << 31) / isqrt32(normal); /* (2^15, 2^16], 17 bits */
+    const uint32_t reciprocal = (1u << 31) / mg_isqrt32(normal); /* (2^15, 2^16], 17 bits */
 
     const int32_t shift = 31 + norm->gain_frac - (even >> 1); /* >= 2 */
     if (shift >= 19 && shift <= 50) {

@@ -6,22 +6,6 @@ void mg_normalise_v6m(int16_t *y, const int16_t *x, const int16_t *gain, int32_t
                       int32_t shift);
 uint32_t mg_divide_v6m(uint32_t remainder, uint32_t divisor, int32_t bits);
 
-/* floor(sqrt(x)) for x in [2^30, 2^32), bit by bit from the top (Warren, Hacker's Delight, section 11-1). */
-static uint32_t isqrt32(uint32_t x)
-{
-    uint32_t root = 1u << 30;
-    x -= root;
-    for (uint32_t bit = 1u << 28; bit != 0u; bit >>= 2) {
-        const uint32_t trial = root + bit;
-        root >>= 1;
-        if (x >= trial) {
-            x -= trial;
-            root += bit;
-        }
-    }
-    return root;
-}
-
 void mg_rmsnorm_s16_v6m(int16_t *y, const int16_t *x, const mg_norm_t *norm)
 {
     uint32_t total[2] = {(uint32_t)norm->eps, (uint32_t)((uint64_t)norm->eps >> 32)};
@@ -44,6 +28,6 @@ void mg_rmsnorm_s16_v6m(int16_t *y, const int16_t *x, const mg_norm_t *norm)
         return;
     }
     /* 2^31 / root, in (2^15, 2^16] */
-    const uint32_t reciprocal = mg_divide_v6m(1u << 14, isqrt32(normal), 17);
+    const uint32_t reciprocal = mg_divide_v6m(1u << 14, mg_isqrt32(normal), 17);
     mg_normalise_v6m(y, x, norm->gain, norm->dim, (int32_t)reciprocal, shift);
 }
