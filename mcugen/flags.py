@@ -7,10 +7,13 @@ from mcugen.ir import Board
 
 _WARNINGS = ("-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror")
 
+_C = ("-std=c99",)
+# No exceptions, no run-time types, no locks around static objects: nothing that calls a C++ library.
+_CXX = ("-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")
+
 # -fno-strict-aliasing: the arena is one array of bytes that kernels view as int8, int16 or int32.
 # -g0 and -fomit-frame-pointer are GCC's defaults at -O2; zig's are -g, with absolute paths, and a frame pointer.
-_LANGUAGE = (
-    "-std=c99",
+_CODE = (
     "-fno-strict-aliasing",
     "-fomit-frame-pointer",
     "-ffunction-sections",
@@ -36,7 +39,16 @@ def compile_flags(board: Board, toolchain_name: str) -> list[str]:
 
     The generated Makefile prints the same flags.
     """
-    flags = [*_LANGUAGE, *_WARNINGS]
+    return _compile_flags(_C, board, toolchain_name)
+
+
+def compile_cxx_flags(board: Board, toolchain_name: str) -> list[str]:
+    """Return the same for C++, which the C compiler's driver knows by the name of a source: .cc."""
+    return _compile_flags(_CXX, board, toolchain_name)
+
+
+def _compile_flags(language: tuple[str, ...], board: Board, toolchain_name: str) -> list[str]:
+    flags = [*language, *_CODE, *_WARNINGS]
     if toolchain_name == "zig":
         flags.append("-fno-sanitize=undefined")  # zig adds it at -O0
         flags.append("-fno-unroll-loops")  # clang unrolls four-row loops beyond the registers of a Cortex-M

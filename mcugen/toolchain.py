@@ -29,7 +29,7 @@ from intelhex import IntelHex
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.cores import CORES, GCC_PACKAGES, GCC_PREFIXES
 from mcugen.errors import DoesNotFitError, ToolError, UsageError
-from mcugen.flags import assemble_flags, compile_flags, link_flags
+from mcugen.flags import assemble_flags, compile_cxx_flags, compile_flags, link_flags
 from mcugen.ir import Board, Firmware, Project
 
 TOOLCHAINS = ("auto", "zig", "gcc")
@@ -183,9 +183,9 @@ class _Job:
     cache: Cache
 
     def compile_flags(self, source: str) -> list[str]:
-        """Flags for a source: C or, where its name ends with .S, assembly that the C preprocessor reads first."""
+        """Flags for a source: C, C++ (.cc), or assembly that the C preprocessor reads first (.S)."""
         includes = [f"-I{folder}" for folder in self.project.include_dirs]
-        flags = assemble_flags if source.endswith(".S") else compile_flags
+        flags = {".S": assemble_flags, ".cc": compile_cxx_flags}.get(posixpath.splitext(source)[1], compile_flags)
         return [*flags(self.project.board, self.toolchain.kind), *self.flags, *includes]
 
     def link_flags(self) -> list[str]:
@@ -285,12 +285,24 @@ def _compile(job: _Job, folder: Path, source: str, output: str) -> None:
     command = [*job.toolchain.command, *job.compile_flags(source), here, "-c", source, "-o", output]
     done = _run(command, cwd=folder)
     if done.returncode != 0:
-        raise ToolError(
-            f"{job.toolchain.title} rejects {source}:\n{_diagnostics(done.stderr)}",
-            where=f"compiling {source} of {job.project.name} for {job.project.board.name}",
-            hint="correct that line; where mcugen generated it, report it with the command line",
-        )
+        raise _compile_error(job, source, done.stderr)
     job.cache.store(key, (folder / output).read_bytes())
+
+
+def _compile_error(job: _Job, source: str, stderr: str) -> ToolError:
+    where = f"compiling {source} of {job.project.name} for {job.project.board.name}"
+    if "cc1plus'" in stderr:  # GCC's C++ compiler proper: cannot execute, or error trying to exec, 'cc1plus'
+        family = CORES[job.project.board.core].family
+        return ToolError(
+            f"{job.toolchain.title} has no C++ compiler to call",
+            where=where,
+            hint=f"`apt-get install {GCC_PACKAGES.get(family, 'g++')}`",
+        )
+    return ToolError(
+        f"{job.toolchain.title} rejects {source}:\n{_diagnostics(stderr)}",
+        where=where,
+        hint="correct that line; where mcugen generated it, report it with the command line",
+    )
 
 
 def _link_error(job: _Job, stderr: str) -> ToolError | DoesNotFitError:

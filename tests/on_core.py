@@ -150,6 +150,8 @@ class Core:
         if (address, size) not in self._sizes:
             self._sizes[address, size] = self._instructions(bytes(uc.mem_read(address, size)))
         self._counted += self._sizes[address, size]
+        if self._counted > LIMIT:
+            self.uc.emu_stop()
 
     def _instructions(self, code: bytes) -> int:
         """Lengths of Thumb (Armv7-M ARM, A5.1) and RV32C (RISC-V unprivileged specification, 1.5)."""
@@ -159,8 +161,6 @@ class Core:
             at += 4 if wide else 2
             count += 1
         return count
-        if self._counted > LIMIT:
-            self.uc.emu_stop()
 
     def _interrupt(self, uc: unicorn.Uc, number: int, _data: object) -> None:
         raise AssertionError(f"exception {number} in {self.core}")

@@ -22,12 +22,12 @@ from intelhex import IntelHex
 from projects import project, require, template
 from tools import require_program
 
-from mcugen import toolchain
-from mcugen.boards import load_board
+from mcugen import flags, toolchain
+from mcugen.boards import list_boards, load_board
 from mcugen.cache import default_cache_dir
 from mcugen.cores import CORES, GCC_PREFIXES
 from mcugen.errors import DoesNotFitError, McugenError, ToolError, UsageError
-from mcugen.flags import assemble_flags, compile_flags, link_flags
+from mcugen.flags import assemble_flags, compile_cxx_flags, compile_flags, link_flags
 from mcugen.ir import Board, MemoryRegion, Project
 from mcugen.resources import data_dir
 from mcugen.toolchain import Toolchain, build, find_toolchain, to_bin, to_hex
@@ -368,6 +368,118 @@ def test_what_the_assembler_warns_of_is_an_error(compiler: Toolchain, cache: Pat
     text = text_of(ToolError, with_assembly(warning), compiler, cache)
     assert text.startswith(f"{compiler.title} rejects twice.S:\n")
     assert "planted" in text
+
+
+# ---------------------------------------------------------------- C++
+
+# A template, virtual functions, a static object that is made on its first use: what tempts a compiler to call a C++
+# library.
+SHAPE_H = b"""#include <stddef.h>
+#include <stdint.h>
+
+struct Shape {
+    virtual int32_t area() const { return 0; }
+};
+template <size_t n> struct Row : Shape {
+    explicit Row(int32_t first) : cells{first} {}
+    int32_t area() const override { return cells[0] * static_cast<int32_t>(n); }
+    int32_t cells[n];
+};
+"""
+SHAPE = b"""#include "shape.h"
+
+extern "C" int32_t mg_area(int32_t first);
+static const Shape &shape(int32_t first)
+{
+    static Row<6> row(first);
+    return row;
+}
+int32_t mg_area(int32_t first)
+{
+    return shape(first).area();
+}
+"""
+SHAPE_MAIN = b"""#include <stdint.h>
+
+int main(void);
+int32_t mg_area(int32_t first);
+int main(void)
+{
+    return (int)(mg_area(7) + mg_area(1));
+}
+"""
+
+
+def with_cxx(board: Board, cxx: bytes = SHAPE) -> Project:
+    """A project of C and a .cc file of the same name, whose header lies in an include directory."""
+    made = project(board, main=SHAPE_MAIN, shape=b"extern int mg_no_object_is_overwritten;\n")
+    files = {**made.files, "shape.cc": cxx, "cxx/shape.h": SHAPE_H}
+    return dataclasses.replace(
+        made, files=files, sources=(*made.sources, "shape.cc"), include_dirs=(*made.include_dirs, "cxx")
+    )
+
+
+@pytest.mark.parametrize("kind", ["zig", "gcc"])
+@pytest.mark.parametrize("name", [board.name for board in list_boards()])
+@pytest.mark.parametrize("opt", ["-O0", "-O2"])
+def test_cxx_is_built_beside_c_and_needs_no_library(name: str, kind: str, opt: str, tmp_path: Path) -> None:
+    board = load_board(name)
+    image = build(with_cxx(board), require(kind, board), opt=opt, cache_dir=tmp_path / "cache").image
+    if board.core != "host":
+        assert {"mg_area", "main"} <= symbols(image).keys()
+        return
+    program = tmp_path / "demo"
+    program.write_bytes(image)
+    program.chmod(0o755)
+    assert subprocess.run([program], check=False).returncode == 2 * 6 * 7
+
+
+def test_an_object_of_cxx_depends_on_what_it_includes(
+    compiler: Toolchain, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = Runs(monkeypatch)
+    made = with_cxx(NUCLEO)
+    build(made, compiler, cache_dir=cache)
+    assert runs.take() == sorted([*made.sources, "link"])
+    other = {**made.files, "cxx/shape.h": SHAPE_H.replace(b"cells[0]", b"cells[1]")}
+    build(dataclasses.replace(made, files=other), compiler, cache_dir=cache)
+    assert runs.take() == ["link", "shape.cc"]
+    monkeypatch.setattr(flags, "_CXX", (*flags._CXX, "-DOTHER"))
+    build(made, compiler, cache_dir=cache)
+    assert runs.take() == ["link", "shape.cc"]
+
+
+@pytest.mark.parametrize("board", [NUCLEO, HOST], ids=["nucleo", "host"])
+@pytest.mark.parametrize("kind", ["zig", "gcc"])
+def test_cxx_has_the_flags_of_c_but_for_the_language(board: Board, kind: str) -> None:
+    c, cxx = compile_flags(board, kind), compile_cxx_flags(board, kind)
+    assert [flag for flag in c if flag not in cxx] == ["-std=c99"]
+    assert [flag for flag in cxx if flag not in c] == [
+        "-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics",
+    ]  # fmt: skip
+
+
+def test_what_the_cxx_compiler_warns_of_is_an_error(compiler: Toolchain, cache: Path) -> None:
+    narrowed = SHAPE.replace(b"    static Row<6>", b"    const int16_t narrow = first;\n    static Row<6>")
+    text = text_of(ToolError, with_cxx(NUCLEO, narrowed.replace(b"row(first)", b"row(narrow)")), compiler, cache)
+    assert text.startswith(f"{compiler.title} rejects shape.cc:\n    shape.cc:6:")
+    assert "conversion" in text
+
+
+@pytest.mark.parametrize(("board", "package"), [(HOST, "g++"), (NUCLEO, "gcc-arm-none-eabi")], ids=["host", "nucleo"])
+def test_a_missing_cxx_compiler_is_answered_with_what_to_install(
+    board: Board, package: str, tmp_path: Path, cache: Path
+) -> None:
+    driver = tmp_path / "cc"
+    lacking = "cc: fatal error: cannot execute 'cc1plus': execvp: No such file or directory"  # what GCC 12 says
+    driver.write_text(f'#!/bin/sh\nfor a; do last=$a; done\ncase "$*" in *.cc*) echo "{lacking}" >&2; exit 1;; esac\n'
+                      'echo > "$last"\n', encoding="utf-8")  # fmt: skip
+    driver.chmod(0o755)
+    assert text_of(ToolError, with_cxx(board), Toolchain("gcc", (str(driver),), "gcc 12.2.0", ""), cache) == (
+        "gcc 12.2.0 has no C++ compiler to call\n"
+        f"  where: compiling shape.cc of demo for {board.name}\n"
+        f"  try:   `apt-get install {package}`"
+    )
 
 
 # ---------------------------------------------------------------- bin, hex, make
