@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from mcugen.bench import PARTS, Bench
 from mcugen.gemv import TOKENS, WEIGHTS, GemvBench, per_mac
+from mcugen.sheet import Sheet
 
 FUNCTIONS = 12  # the costliest ones
-
-
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """A table. columns: none for facts, where the first column names the second; else the first is text and the
-    others, but for those in `text`, are numbers. note: a paragraph beneath."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text: frozenset[int] = frozenset()
-    note: str = ""
 
 
 def bench_sheets(b: Bench) -> list[Sheet]:

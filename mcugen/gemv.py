@@ -23,7 +23,7 @@ from mcugen.layout import compile_project
 from mcugen.layouts import stored_bytes
 from mcugen.packing import pack
 from mcugen.ports import port_files
-from mcugen.render import INCLUDE_DIRS, KERNEL_HEADERS, render_linker_script
+from mcugen.rendering import INCLUDE_DIRS, KERNEL_HEADERS, render_linker_script
 from mcugen.resources import data_dir
 from mcugen.sources import Progress, silent
 

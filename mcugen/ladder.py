@@ -101,16 +101,21 @@ def climb(
     *,
     toolchain: str = "auto",
     progress: Progress = silent,
+    host: Callable[[Rungs], None] | None = None,
 ) -> Ladder:
     """Compare the host build and, on a microcontroller, the firmware with the simulator: rungs 3 and 4.
 
-    firmware: the image that is flashed; None for the host, whose compiler is then `toolchain`. Stops at the first
-    rung that differs. Raises MismatchError where an op is missing or the console prints something else, FirmwareFault
-    (exit code 6, too) where the C does what the board would not survive.
+    firmware: the image that is flashed; None for the host, whose compiler is then `toolchain`. host: rung 3, if it is
+    not the same C on this computer. Stops at the first rung that differs. Raises MismatchError where an op is missing
+    or the console prints something else, FirmwareFault (exit code 6, too) where the C does what the board would not
+    survive.
     """
     fed = verification_tokens(layout.graph, layout.tokenizer, tokens)
-    rungs = _Rungs(layout, fed, progress)
-    rungs.host(command, toolchain if firmware is None else "auto")
+    rungs = Rungs(layout, fed, progress)
+    if host is None:
+        rungs.host(command, toolchain if firmware is None else "auto")
+    else:
+        host(rungs)
     if firmware is not None:
         rungs.emulated(firmware)
     return Ladder(
@@ -126,22 +131,22 @@ def climb(
     )
 
 
-class _Rungs:
+class Rungs:
     """The rungs of one ladder, one after the other, until one differs."""
 
     def __init__(self, layout: Layout, tokens: list[int], progress: Progress) -> None:
-        self._layout = layout
-        self._tokens = tokens
-        self._progress = progress
+        self.layout = layout
+        self.tokens = tokens
+        self.progress = progress
         self.reports: list[VerificationReport] = []
         self.skipped: list[Skipped] = []
         self.profile: Profile | None = None
         self.toolchain = ""
 
-    def _differs(self) -> bool:
+    def differs(self) -> bool:
         return any(report.difference is not None for report in self.reports)
 
-    def _skip(self, rung: str, error: ToolError) -> None:
+    def skip(self, rung: str, error: ToolError) -> None:
         if tools_required():
             raise error
         self.skipped.append(Skipped(rung, f"{error.what}; {error.hint}"))
@@ -154,15 +159,15 @@ class _Rungs:
                 machine,
                 graph,
                 plan,
-                self._tokens,
+                self.tokens,
                 rung=rung,
                 title=title,
-                progress=lambda done, total: self._progress(rung, done, total),
+                progress=lambda done, total: self.progress(rung, done, total),
             )
             self.reports.append(report)
             if report.difference is None:
                 # a longer one would overwrite what was read at once
-                prompt = self._tokens[: min(PROMPT_TOKENS, graph.context)]
+                prompt = self.tokens[: min(PROMPT_TOKENS, graph.context)]
                 self.reports.append(verify_prompt(machine, graph, plan, prompt, rung=rung, title=title))
         finally:
             machine.close()
@@ -170,11 +175,11 @@ class _Rungs:
     def host(self, command: str, name: str) -> None:
         """Rung 3: the same C on this computer, with sanitizers where the compiler has them."""
         rung = "rung 3, host"
-        layout = on_host(self._layout)
+        layout = on_host(self.layout)
         try:
             toolchain = find_toolchain(name, layout.board)
         except ToolError as error:
-            return self._skip(rung, error)
+            return self.skip(rung, error)
         self.toolchain = toolchain.title
         flags, sanitize = _sanitizer_flags(toolchain.kind)
         if not sanitize and tools_required():
@@ -187,15 +192,15 @@ class _Rungs:
     def emulated(self, firmware: Firmware) -> None:
         """Rung 4: the ELF that is flashed, op by op in the board's emulator, then its console there and in QEMU."""
         rung = f"rung 4, {firmware.board.name}"
-        if self._differs():
+        if self.differs():
             return
         try:
             machine = open_machine(firmware, watch_accesses=False)  # the profile watches the first tokens
         except ToolError as error:
-            self._skip(f"{rung}, op by op", error)
+            self.skip(f"{rung}, op by op", error)
         else:
-            self._verify(machine, self._layout, rung, f"{machine.title} ({firmware.toolchain})")
-            if self._differs():
+            self._verify(machine, self.layout, rung, f"{machine.title} ({firmware.toolchain})")
+            if self.differs():
                 return
             self._profile(firmware)
             self._console(rung, f"console of {machine.title}", open_machine(firmware).console)
@@ -205,40 +210,45 @@ class _Rungs:
         try:
             self._console(rung, title, lambda typed: _qemu(firmware, typed))
         except ToolError as error:
-            self._skip(f"{rung} in QEMU", error)
+            self.skip(f"{rung} in QEMU", error)
 
     def _profile(self, firmware: Firmware) -> None:
-        machine = open_machine(firmware)
-        start_model(machine, self._layout.name)
-        machine.reset_profile()
-        for token in self._tokens[:PROFILED_TOKENS]:
-            machine.call(f"{self._layout.name}_step", token)
-        self.profile = machine.profile()
-        # Several tokens at once are watched, too: their vectors lie elsewhere than a single token's.
-        machine.call(f"{self._layout.name}_reset")
-        count = min(self._layout.graph.batch + 1, self._layout.graph.context)
-        read_prompt(machine, self._layout.name, self._tokens[:count])
-        machine.close()
+        self.profile = profile_tokens(self.layout, firmware, self.tokens[:PROFILED_TOKENS])
 
     def _console(self, rung: str, title: str, run: Callable[[bytes], Iterator[bytes]]) -> None:
         """The application itself: greedy tokens with a hash of their logits, and a sampled text."""
-        if self._differs():
+        if self.differs():
             return
-        graph, tokenizer = self._layout.graph, self._layout.tokenizer
+        graph, tokenizer = self.layout.graph, self.layout.tokenizer
         sampler = make_sampler(1.0, 40, 0.9, 1)
-        count = min(len(self._tokens), 2 * SAMPLED_TOKENS)
+        count = min(len(self.tokens), 2 * SAMPLED_TOKENS)
         lines = (f"#check {count}", sampler_line(sampler), f"#tokens {SAMPLED_TOKENS}", "the")
         typed = "".join(f"{line}\n" for line in lines).encode()
-        self._progress(title, 0, 1)
+        self.progress(title, 0, 1)
         observed = b"".join(text for _, text in answers(run(typed)))
         sampled = list(generate(graph, tokenizer, "the", sampler, SAMPLED_TOKENS))
-        expected = check_lines(graph, self._tokens[:count]) + _answer(tokenizer, "the", sampled)
-        self._progress(title, 1, 1)
-        banner = f"{graph.model.name} on {self._layout.board.name}\n".encode()
+        expected = check_lines(graph, self.tokens[:count]) + _answer(tokenizer, "the", sampled)
+        self.progress(title, 1, 1)
+        banner = f"{graph.model.name} on {self.layout.board.name}\n".encode()
         if observed != banner + expected:
             raise _console_mismatch(rung, title, banner + expected, observed)
         values = count * (1 + graph.model.config.vocab_size) + len(sampled)
         self.reports.append(VerificationReport(rung, title, count + len(sampled), len(graph.ops), values, None))
+
+
+def profile_tokens(layout: Layout, firmware: Firmware, tokens: list[int]) -> Profile:
+    """Exact counts of the first tokens of a sequence. Raises ToolError where there is no emulator."""
+    machine = open_machine(firmware)
+    start_model(machine, layout.name)
+    machine.reset_profile()
+    for token in tokens:
+        machine.call(f"{layout.name}_step", token)
+    profile = machine.profile()
+    # Several tokens at once are watched, too: their vectors lie elsewhere than a single token's.
+    machine.call(f"{layout.name}_reset")
+    read_prompt(machine, layout.name, tokens[: min(layout.graph.batch + 1, layout.graph.context)])
+    machine.close()
+    return profile
 
 
 def _sanitizer_flags(kind: str) -> tuple[tuple[str, ...], bool]:

@@ -22,7 +22,7 @@ from mcugen.ladder import Ladder, climb, ladder_text
 from mcugen.layout import Layout, compile_project, make_project, plan_facts, plan_text
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
-from mcugen.render import LONGEST_PROMPT
+from mcugen.rendering import LONGEST_PROMPT
 from mcugen.sampler import Sampler
 from mcugen.sources import Progress, Source, read_text, silent
 from mcugen.tokenizer import encode

@@ -26,7 +26,7 @@ class _Block:
     """Bytes that one buffer, or a chain of buffers handed on in place, holds from op `first` to op `last`."""
 
     buffers: tuple[str, ...]
-    size: int  # bytes, a multiple of ALIGNMENT
+    size: int  # bytes, a multiple of the plan's alignment
     first: int
     last: int
 
@@ -49,15 +49,16 @@ _ORDERS: tuple[Callable[[_Block], tuple[object, ...]], ...] = (
 )
 
 
-def plan_memory(graph: Graph, board: Board) -> Plan:
+def plan_memory(graph: Graph, board: Board, alignment: int = ALIGNMENT) -> Plan:
     """Lay out the arena: the state buffers first, at fixed offsets, above them the buffers of one step.
 
     The result depends on the graph alone, not on the order of any mapping's hash: ties go to the earlier op, then
     to the name. Whether it fits `board` is for mcugen.fit to say; the board gives the stack.
+    alignment: of every offset, bytes; a multiple of ALIGNMENT.
     """
-    offsets, base = _stack_up(graph)
+    offsets, base = _stack_up(graph, alignment)
     lifetimes = _lifetimes(graph)
-    blocks = _blocks(graph, lifetimes)
+    blocks = _blocks(graph, lifetimes, alignment)
     live = {i: base + sum(b.size for b in blocks if b.alive_at(i)) for i in _op_indices(graph)}
     lower_bound = max(live.values(), default=base)
     # the first op of the step with that sum; a rebase op only where no other has it
@@ -80,8 +81,8 @@ def plan_memory(graph: Graph, board: Board) -> Plan:
     )
 
 
-def _aligned(size: int) -> int:
-    return -(-size // ALIGNMENT) * ALIGNMENT
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
 
 
 def _op_indices(graph: Graph) -> range:
@@ -89,13 +90,13 @@ def _op_indices(graph: Graph) -> range:
     return range(-len(graph.rebase), len(graph.ops))
 
 
-def _stack_up(graph: Graph) -> tuple[dict[str, int], int]:
+def _stack_up(graph: Graph, alignment: int) -> tuple[dict[str, int], int]:
     """Offsets of the state buffers, one after the other in the graph's order, and where they end."""
     offsets, end = {}, 0
     for name, buffer in graph.buffers.items():
         if buffer.state:
             offsets[name] = end
-            end += _aligned(buffer.nbytes)
+            end += _aligned(buffer.nbytes, alignment)
     return offsets, end
 
 
@@ -111,7 +112,7 @@ def _lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
     return lifetimes
 
 
-def _blocks(graph: Graph, lifetimes: Mapping[str, tuple[int, int]]) -> list[_Block]:
+def _blocks(graph: Graph, lifetimes: Mapping[str, tuple[int, int]], alignment: int) -> list[_Block]:
     """Join the buffers that ops may hand on in place."""
     chains = {name: [name] for name in lifetimes}
     for index, op in zip(_op_indices(graph), (*graph.rebase, *graph.ops), strict=True):
@@ -123,7 +124,7 @@ def _blocks(graph: Graph, lifetimes: Mapping[str, tuple[int, int]]) -> list[_Blo
     return [
         _Block(
             chain,
-            max(_aligned(graph.buffers[name].nbytes) for name in chain),
+            max(_aligned(graph.buffers[name].nbytes, alignment) for name in chain),
             min(lifetimes[name][0] for name in chain),
             max(lifetimes[name][1] for name in chain),
         )
@@ -209,7 +210,8 @@ def _flash_items(graph: Graph) -> Iterator[tuple[str, int]]:
 def _constants(op: Op, name: str, value: object, packing: str) -> Iterator[tuple[str, NDArray[np.generic], int]]:
     """Label, array and bytes in flash of each tensor in one parameter."""
     if isinstance(value, Linear):
-        yield f"{op.label}.codes", value.codes, pack(value, packing).stream.nbytes
+        stored = pack(value, packing if value.fc is None else "row_major")  # FULLY_CONNECTED reads them as they are
+        yield f"{op.label}.codes", value.codes, stored.stream.nbytes
         yield f"{op.label}.multiplier", value.multiplier, value.multiplier.nbytes
     elif isinstance(value, Norm):
         yield f"{op.label}.gain", value.gain, value.gain.nbytes

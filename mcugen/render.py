@@ -7,62 +7,36 @@ firmware/ as they are.
 from __future__ import annotations
 
 import re
-import textwrap
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import jinja2
 import numpy as np
-from numpy.typing import NDArray
 
 from mcugen.cores import CORES, GCC_PREFIXES
-from mcugen.ctext import C_TYPES, array_body, identifier, model_prefix, string_literal, wrapped
-from mcugen.families import family_named
+from mcugen.ctext import identifier, model_prefix, string_literal, wrapped
 from mcugen.flags import assemble_flags, compile_flags, link_flags
 from mcugen.ir import Board, Buffer, Graph, Linear, Op, Plan, Project, Tokenizer
 from mcugen.layouts import LAYOUTS
 from mcugen.packing import pack
 from mcugen.ports import port_files
+from mcugen.rendering import (
+    APPLICATION,
+    INCLUDE_DIRS,
+    LONGEST_PROMPT,
+    PROMPT_TOKENS,
+    RUNTIME,
+    Constants,
+    Provenance,
+    fill,
+    flags_text,
+    generate_prototype,
+    kernel_files,
+    kernel_headers,
+    kernel_sources,
+    memory_map,
+    vocabulary_variables,
+)
 from mcugen.resources import data_dir
-from mcugen.tokenizer import TokenizerTables, tokenizer_tables
-
-LONGEST_PROMPT = 160  # bytes: a line of the console
-PROMPT_TOKENS = LONGEST_PROMPT + 2  # before merging: one per byte, bos and the space in front
-
-RUNTIME = ("runtime/generate.c", "runtime/sampler.c", "runtime/tokenizer.c")
-RUNTIME_HEADERS = ("runtime/generate.h", "runtime/sampler.h", "runtime/tokenizer.h", "runtime/ring.h",
-                   "runtime/op_done.h")  # fmt: skip
-APPLICATION = ("app/console.c", "app/console.h")
-KERNEL_HEADERS = ("kernels/kernels.h", "kernels/fixedpoint.h", "kernels/tables.h")
-INCLUDE_DIRS = ("kernels", "runtime", "ports", "app")
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """What every generated file says of its origin."""
-
-    version: str
-    command: str
-    checkpoint_sha256: str
-    board_sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Array:
-    """A constant array: declaration without value, its value, and what the value is."""
-
-    declaration: str
-    body: str
-    comment: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Struct:
-    """A constant structure: type, name, and its fields as designated initialisers."""
-
-    type: str
-    name: str
-    fields: str
+from mcugen.tokenizer import tokenizer_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,52 +49,22 @@ class _Call:
     looped: bool  # over the tokens of a pass
 
 
-class _Constants:
-    """Collects arrays and structures; an array that two ops share is emitted once."""
-
-    def __init__(self, prefix: str, aligned: bool = False) -> None:
-        """aligned: every array begins at a word, for kernels that read several elements at once."""
-        self._prefix = prefix
-        self._aligned = aligned
-        self._names: dict[int, str] = {}
-        self.arrays: list[_Array] = []
-        self.structs: list[_Struct] = []
-
-    def array(self, name: str, values: NDArray[np.integer], key: object | None = None, comment: str = "") -> str:
-        """The C name of an array. key: the object that stands for it, where `values` was derived from that."""
-        owner = id(values if key is None else key)
-        if owner not in self._names:
-            self._names[owner] = f"{self._prefix}_{name}"
-            attribute = "__attribute__((aligned(4))) " if self._aligned and values.itemsize < 4 else ""
-            declaration = f"{attribute}{C_TYPES[values.dtype.name]} {self._names[owner]}[{values.size}]"
-            self.arrays.append(_Array(declaration, array_body(values), comment))
-        return self._names[owner]
-
-    def struct(self, type_name: str, name: str, **fields: object) -> str:
-        """The C expression for a structure's address. fields: in the order of the C type."""
-        full = f"{self._prefix}_{name}"
-        self.structs.append(_Struct(type_name, full, _initialisers(fields)))
-        return f"&{full}"
-
-    def linear(self, op: Op, w: Linear, packing: str) -> str:
-        name = identifier(op.label)
-        rows, cols = w.codes.shape
-        packed = pack(w, packing)
-        groups = f", groups of {w.group}" if w.group else ""
-        shape = f"int{w.bits} [{rows}][{cols}]{groups}, {packing.replace('_', '-')}"
-        codes = self.array(f"{name}_codes", packed.stream, w.codes, shape)
-        multiplier = self.array(f"{name}_multiplier", w.multiplier)
-        return self.struct(
-            "mg_linear_t", name, codes=codes, multiplier=multiplier, rows=rows, cols=cols, shift=w.shift,
-            chunk=packed.chunk, group=w.group,
-        )  # fmt: skip
+def _linear(constants: Constants, op: Op, w: Linear, packing: str) -> str:
+    """The C expression for a matrix."""
+    name = identifier(op.label)
+    rows, cols = w.codes.shape
+    packed = pack(w, packing)
+    groups = f", groups of {w.group}" if w.group else ""
+    shape = f"int{w.bits} [{rows}][{cols}]{groups}, {packing.replace('_', '-')}"
+    codes = constants.array(f"{name}_codes", packed.stream, w.codes, shape)
+    multiplier = constants.array(f"{name}_multiplier", w.multiplier)
+    return constants.struct(
+        "mg_linear_t", name, codes=codes, multiplier=multiplier, rows=rows, cols=cols, shift=w.shift,
+        chunk=packed.chunk, group=w.group,
+    )  # fmt: skip
 
 
-def _initialisers(fields: Mapping[str, object]) -> str:
-    return wrapped((f".{name} = {value}" for name, value in fields.items()), 4)
-
-
-def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
+def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
     """The C arguments of an op, in the order of its prototype in kernels.h."""
     config, p = graph.model.config, op.parameters
     name = identifier(op.label)
@@ -145,7 +89,7 @@ def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
 
     match op.kernel:
         case "embed_s16":
-            return [*out, "token[t]" if batch else "*token", constants.linear(op, p["table"], graph.packing)]
+            return [*out, "token[t]" if batch else "*token", _linear(constants, op, p["table"], graph.packing)]
         case "rmsnorm_s16":
             norm = p["norm"]
             gain = constants.array(f"{name}_gain", norm.gain)
@@ -157,7 +101,7 @@ def _arguments(op: Op, graph: Graph, constants: _Constants) -> list[str]:
             return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0])]
         case kernel if kernel.startswith("linear"):
             tokens = "tokens" if batch else "1"
-            return [*out, *slot, *given, tokens, constants.linear(op, p["w"], graph.packing)]
+            return [*out, *slot, *given, tokens, _linear(constants, op, p["w"], graph.packing)]
         case "rope_s16":
             return [*out, *given, f"ring.position{of_token}", rope(config.n_heads)]
         case "rope_s8":
@@ -209,7 +153,7 @@ def _comment(op: Op, graph: Graph) -> str:
     return f"{op.label}: {shapes(op.inputs) or 'token'} -> {shapes(op.outputs)}{' (one slot)' if op.row else ''}"
 
 
-def _call(index: int, op: Op, graph: Graph, constants: _Constants) -> _Call:
+def _call(index: int, op: Op, graph: Graph, constants: Constants) -> _Call:
     arguments = _arguments(op, graph, constants)
     looped = _is_batched(op, graph) and not op.kernel.startswith("linear")
     head = f"{op.variant.symbol}("
@@ -229,72 +173,6 @@ def _offsets(graph: Graph, plan: Plan) -> list[str]:
     return [f"{name.ljust(width)} /* {_shape(buffer)}{note} */" for name, buffer, note in rows]
 
 
-def _vocabulary(tables: TokenizerTables, suffix: list[int], prefix: str) -> Mapping[str, object]:
-    constants = _Constants(prefix)
-    pieces = constants.array("piece_bytes", tables.bytes)
-    offsets = constants.array("piece_offsets", tables.offsets)
-    ranks = constants.array("piece_ranks", tables.ranks)
-    order = constants.array("piece_order", tables.order)
-    fields = {
-        "bytes": pieces, "offsets": offsets, "ranks": ranks, "order": order, "vocab_size": tables.vocab_size,
-        "first_byte": tables.first_byte, "dummy_prefix": tables.dummy_prefix, "unk": tables.unk, "bos": tables.bos,
-        "eos": tables.eos, "lowercase": tables.lowercase,
-    }  # fmt: skip
-    return {
-        "vocabulary_arrays": constants.arrays,
-        "tokenizer_fields": _initialisers(fields),
-        "suffix": suffix,
-        "suffix_values": ", ".join(map(str, suffix)) or "0",
-        "suffix_size": max(len(suffix), 1),
-    }
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(data_dir("templates")),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-
-
-def _prototype(prefix: str) -> str:
-    head = f"int32_t {prefix}_generate("
-    parameters = ("mg_sampler_t *sampler", "const char *prompt", "int32_t length", "int32_t max_tokens",
-                  "mg_emit_t emit", "void *context")  # fmt: skip
-    return head + wrapped(parameters, len(head)) + ")"
-
-
-def _flags(flags: list[str]) -> str:
-    """A Makefile's value: one line, or several that begin on a line of their own."""
-    lines = textwrap.wrap(" ".join(flags), 100, break_long_words=False, break_on_hyphens=False)
-    return (" \\\n    ").join(lines if len(lines) < 2 else ["\\\n    " + lines[0], *lines[1:]])
-
-
-def _hexadecimal(value: int) -> str:
-    return f"0x{value:08X}"
-
-
-def _memory_map(board: Board, stack_bytes: int) -> dict[str, object]:
-    """What linker.ld.j2 places."""
-    return {
-        "board_name": board.name,
-        "flash_origin": _hexadecimal(board.flash.origin),
-        "flash_size": board.flash.size,
-        "ram_origin": _hexadecimal(board.ram.origin),
-        "ram_size": board.ram.size,
-        "stack_size": stack_bytes,
-    }
-
-
-def render_linker_script(board: Board, keep: Sequence[str]) -> bytes:
-    """The linker script of firmware without a model. keep: functions that stay although nothing calls them."""
-    script = _environment().get_template("c/linker.ld.j2").render(_memory_map(board, board.stack_bytes))
-    return f"EXTERN({' '.join(keep)})\n{script}".encode()
-
-
 def render_c(
     graph: Graph,
     plan: Plan,
@@ -311,31 +189,21 @@ def render_c(
     observed: link the op observer of the host build (op_done_host.c) instead of the empty one, and no application.
     """
     prefix = model_prefix(graph.model.name)
-    constants = _Constants(prefix, aligned=graph.family != "portable")
+    constants = Constants(prefix, aligned=graph.family != "portable")
     calls = [_call(i, op, graph, constants) for i, op in enumerate(graph.ops)]
     rebase = [_call(len(graph.ops) + i, op, graph, constants) for i, op in enumerate(graph.rebase)]
 
     op_done = "runtime/op_done_host.c" if observed else "runtime/op_done.c"
-    kernels = sorted({s for op in (*graph.ops, *graph.rebase) for s in op.variant.sources} | {"kernels/tables.c"})
     port = port_files(board)
-    firmware = data_dir("firmware")
     application = () if observed else ("main.c", "app/console.c")
-    headers = family_named(graph.family).headers
-    copied = [
-        *kernels,
-        *KERNEL_HEADERS,
-        *headers,
-        *RUNTIME,
-        *RUNTIME_HEADERS,
-        op_done,
-        *(() if observed else APPLICATION),
-    ]
-    files = {path: (firmware / path).read_bytes() for path in copied}
+    firmware = data_dir("firmware")
+    copied = (op_done, *(() if observed else APPLICATION))
+    files = kernel_files(graph) | {path: (firmware / path).read_bytes() for path in copied}
     port_sources = () if observed else port.sources
     files |= {path: content for path, content in port.files.items() if path in port_sources or path.endswith(".h")}
 
     model_files = [f"{prefix}.c", f"{prefix}_weights.c", f"{prefix}_vocabulary.c"]
-    sources = (*port_sources, *application, *model_files, *kernels, *RUNTIME, op_done)
+    sources = (*port_sources, *application, *model_files, *kernel_sources(graph), *RUNTIME, op_done)
     on_host = board.core == "host"
     script = [] if on_host else ["-T", "linker.ld"]
     variables = {
@@ -351,47 +219,45 @@ def render_c(
         "prompt_tokens": PROMPT_TOKENS + len(suffix),
         "plan": plan,
         "longest_prompt": LONGEST_PROMPT,
-        "generate": _prototype(prefix),
+        "generate": generate_prototype(prefix),
         "offsets": _offsets(graph, plan),
         "logits": identifier(graph.logits).upper(),
         "calls": [call for call, op in zip(calls, graph.ops, strict=True) if not op.last],
         "head_calls": [call for call, op in zip(calls, graph.ops, strict=True) if op.last],
         "rebase": rebase,
-        "kernel_headers": [path.removeprefix("kernels/") for path in ("kernels/kernels.h", *headers[:1])],
+        "kernel_headers": kernel_headers(graph),
         "batch": graph.batch,
         "batched": graph.batch > 1,
         "views_u8": any(re.search(r"\bu8\(", call.text) for call in (*calls, *rebase)),
         "arrays": constants.arrays,
         "structs": constants.structs,
-        **_memory_map(board, plan.stack_bytes),
+        **memory_map(board, plan.stack_bytes),
         "sources": sources,
         "include_dirs": [".", *INCLUDE_DIRS],
         "linker_script": "linker.ld",
         "is_host": on_host,
         "gcc_prefix": GCC_PREFIXES.get(CORES[board.core].family, ""),
         "has_assembly": any(source.endswith(".S") for source in sources),
-        "cflags": _flags(compile_flags(board, "gcc")),
-        "asflags": _flags(assemble_flags(board, "gcc")),
-        "ldflags": _flags([*script, *link_flags(board, "gcc")]),
-        "zig_cflags": _flags(compile_flags(board, "zig")),
-        "zig_asflags": _flags(assemble_flags(board, "zig")),
-        "zig_ldflags": _flags([*script, *link_flags(board, "zig")]),
-        **_vocabulary(tokenizer_tables(tokenizer), suffix, prefix),
+        "cflags": flags_text(compile_flags(board, "gcc")),
+        "asflags": flags_text(assemble_flags(board, "gcc")),
+        "ldflags": flags_text([*script, *link_flags(board, "gcc")]),
+        "zig_cflags": flags_text(compile_flags(board, "zig")),
+        "zig_asflags": flags_text(assemble_flags(board, "zig")),
+        "zig_ldflags": flags_text([*script, *link_flags(board, "zig")]),
+        **vocabulary_variables(tokenizer_tables(tokenizer), suffix, prefix),
     }
     rendered = {
-        "model.h.j2": f"{prefix}.h",
-        "model.c.j2": f"{prefix}.c",
-        "weights.h.j2": f"{prefix}_weights.h",
-        "weights.c.j2": f"{prefix}_weights.c",
-        "vocabulary.c.j2": f"{prefix}_vocabulary.c",
+        "c/model.h.j2": f"{prefix}.h",
+        "c/model.c.j2": f"{prefix}.c",
+        "c/weights.h.j2": f"{prefix}_weights.h",
+        "c/weights.c.j2": f"{prefix}_weights.c",
+        "c/vocabulary.c.j2": f"{prefix}_vocabulary.c",
     }
     if not observed:
-        rendered |= {"main.c.j2": "main.c", "Makefile.j2": "Makefile", "README.md.j2": "README.md"}
+        rendered |= {"c/main.c.j2": "main.c", "c/Makefile.j2": "Makefile", "c/README.md.j2": "README.md"}
         if not on_host:
-            rendered["linker.ld.j2"] = "linker.ld"
-    environment = _environment()
-    for template, path in rendered.items():
-        files[path] = environment.get_template(f"c/{template}").render(variables).encode()
+            rendered["c/linker.ld.j2"] = "linker.ld"
+    files |= fill(rendered, variables)
     return Project(
         name=prefix,
         board=board,

@@ -8,7 +8,7 @@ import jinja2
 import pytest
 from jinja2 import nodes
 
-from mcugen import render
+from mcugen import rendering
 from mcugen.resources import data_dir
 
 TEMPLATES = sorted(data_dir("templates").rglob("*.j2"))
@@ -60,7 +60,7 @@ def test_the_rule_sees_what_breaks_it(source: str, broken: list[str]) -> None:
 
 
 def test_a_name_that_is_not_there_is_an_error() -> None:
-    environment = render._environment()
+    environment = rendering.environment()
     with pytest.raises(jinja2.UndefinedError, match="'arena_sise' is undefined"):
         environment.from_string("[{{ arena_sise }}]").render(arena_size=1)
     assert environment.from_string("{% if a %}\nb\n{% endif %}\n").render(a=1) == "b\n"

@@ -1,0 +1,178 @@
+"""What the renderers of every target share: Jinja, constants as C, the vocabulary, the files of the runtime."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jinja2
+import numpy as np
+from numpy.typing import NDArray
+
+from mcugen.ctext import C_TYPES, array_body, wrapped
+from mcugen.families import family_named
+from mcugen.ir import Board, Graph
+from mcugen.resources import data_dir
+from mcugen.tokenizer import TokenizerTables
+
+LONGEST_PROMPT = 160  # bytes: a line of the console
+PROMPT_TOKENS = LONGEST_PROMPT + 2  # before merging: one per byte, bos and the space in front
+
+RUNTIME = ("runtime/generate.c", "runtime/sampler.c", "runtime/tokenizer.c")
+RUNTIME_HEADERS = ("runtime/generate.h", "runtime/sampler.h", "runtime/tokenizer.h", "runtime/ring.h",
+                   "runtime/op_done.h")  # fmt: skip
+APPLICATION = ("app/console.c", "app/console.h")
+KERNEL_HEADERS = ("kernels/kernels.h", "kernels/fixedpoint.h", "kernels/tables.h")
+INCLUDE_DIRS = ("kernels", "runtime", "ports", "app")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What every generated file says of its origin."""
+
+    version: str
+    command: str
+    checkpoint_sha256: str
+    board_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """A constant array: declaration without value, its value, and what the value is."""
+
+    declaration: str
+    body: str
+    comment: str
+
+
+@dataclass(frozen=True, slots=True)
+class Struct:
+    """A constant structure: type, name, and its fields as designated initialisers."""
+
+    type: str
+    name: str
+    fields: str
+
+
+class Constants:
+    """Collects arrays and structures; an array that two ops share is emitted once."""
+
+    def __init__(self, prefix: str, aligned: bool = False) -> None:
+        """aligned: every array begins at a word, for kernels that read several elements at once."""
+        self._prefix = prefix
+        self._aligned = aligned
+        self._names: dict[int, str] = {}
+        self.arrays: list[Array] = []
+        self.structs: list[Struct] = []
+
+    def array(self, name: str, values: NDArray[np.integer], key: object | None = None, comment: str = "") -> str:
+        """The C name of an array. key: the object that stands for it, where `values` was derived from that."""
+        owner = id(values if key is None else key)
+        if owner not in self._names:
+            self._names[owner] = f"{self._prefix}_{name}"
+            attribute = "__attribute__((aligned(4))) " if self._aligned and values.itemsize < 4 else ""
+            declaration = f"{attribute}{C_TYPES[values.dtype.name]} {self._names[owner]}[{values.size}]"
+            self.arrays.append(Array(declaration, array_body(values), comment))
+        return self._names[owner]
+
+    def struct(self, type_name: str, name: str, **fields: object) -> str:
+        """The C expression for a structure's address. fields: in the order of the C type."""
+        full = f"{self._prefix}_{name}"
+        self.structs.append(Struct(type_name, full, initialisers(fields)))
+        return f"&{full}"
+
+
+def initialisers(fields: Mapping[str, object]) -> str:
+    return wrapped((f".{name} = {value}" for name, value in fields.items()), 4)
+
+
+def vocabulary_variables(tables: TokenizerTables, suffix: list[int], prefix: str) -> Mapping[str, object]:
+    constants = Constants(prefix)
+    pieces = constants.array("piece_bytes", tables.bytes)
+    offsets = constants.array("piece_offsets", tables.offsets)
+    ranks = constants.array("piece_ranks", tables.ranks)
+    order = constants.array("piece_order", tables.order)
+    fields = {
+        "bytes": pieces, "offsets": offsets, "ranks": ranks, "order": order, "vocab_size": tables.vocab_size,
+        "first_byte": tables.first_byte, "dummy_prefix": tables.dummy_prefix, "unk": tables.unk, "bos": tables.bos,
+        "eos": tables.eos, "lowercase": tables.lowercase,
+    }  # fmt: skip
+    return {
+        "vocabulary_arrays": constants.arrays,
+        "tokenizer_fields": initialisers(fields),
+        "suffix": suffix,
+        "suffix_values": ", ".join(map(str, suffix)) or "0",
+        "suffix_size": max(len(suffix), 1),
+    }
+
+
+def environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(data_dir("templates")),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def generate_prototype(prefix: str) -> str:
+    head = f"int32_t {prefix}_generate("
+    parameters = ("mg_sampler_t *sampler", "const char *prompt", "int32_t length", "int32_t max_tokens",
+                  "mg_emit_t emit", "void *context")  # fmt: skip
+    return head + wrapped(parameters, len(head)) + ")"
+
+
+def fill(templates: Mapping[str, str], variables: Mapping[str, object]) -> dict[str, bytes]:
+    """Template -> the path of what it becomes; returns path -> content."""
+    jinja = environment()
+    return {path: jinja.get_template(name).render(variables).encode() for name, path in templates.items()}
+
+
+def kernel_sources(graph: Graph) -> list[str]:
+    """The files in firmware/ that hold a graph's kernels, and the tables that these read."""
+    ops = (*graph.ops, *graph.rebase)
+    return sorted({source for op in ops for source in op.variant.sources} | {"kernels/tables.c"})
+
+
+def kernel_files(graph: Graph) -> dict[str, bytes]:
+    """A graph's kernels and the runtime around a model, with their headers, as they are in firmware/."""
+    headers = (*KERNEL_HEADERS, *family_named(graph.family).headers, *RUNTIME_HEADERS)
+    firmware = data_dir("firmware")
+    return {path: (firmware / path).read_bytes() for path in (*kernel_sources(graph), *RUNTIME, *headers)}
+
+
+def kernel_headers(graph: Graph) -> list[str]:
+    """The headers with the prototypes of a graph's kernels, as C includes them."""
+    own = family_named(graph.family).headers[:1]
+    return [path.removeprefix("kernels/") for path in ("kernels/kernels.h", *own)]
+
+
+def flags_text(flags: list[str]) -> str:
+    """A Makefile's value: one line, or several that begin on a line of their own."""
+    lines = textwrap.wrap(" ".join(flags), 100, break_long_words=False, break_on_hyphens=False)
+    return (" \\\n    ").join(lines if len(lines) < 2 else ["\\\n    " + lines[0], *lines[1:]])
+
+
+def _hexadecimal(value: int) -> str:
+    return f"0x{value:08X}"
+
+
+def memory_map(board: Board, stack_bytes: int) -> dict[str, object]:
+    """What linker.ld.j2 places."""
+    return {
+        "board_name": board.name,
+        "flash_origin": _hexadecimal(board.flash.origin),
+        "flash_size": board.flash.size,
+        "ram_origin": _hexadecimal(board.ram.origin),
+        "ram_size": board.ram.size,
+        "stack_size": stack_bytes,
+    }
+
+
+def render_linker_script(board: Board, keep: Sequence[str]) -> bytes:
+    """The linker script of firmware without a model. keep: functions that stay although nothing calls them."""
+    script = fill({"c/linker.ld.j2": "linker.ld"}, memory_map(board, board.stack_bytes))["linker.ld"]
+    return f"EXTERN({' '.join(keep)})\n".encode() + script
