@@ -79,7 +79,7 @@ def evaluate(
         expected = FloatDecoder(model, window=graph.context).forward(inputs[None])[0]
         simulator.reset()
         observed = simulator.feed(inputs).astype(np.float64) * LOGIT_UNIT
-        sums.append(_compare(_log_softmax(expected), _log_softmax(observed), targets))
+        sums.append(_compare(log_softmax(expected), log_softmax(observed), targets))
         if progress is not None:
             progress(done, total)
     return _summary(sums, length, graph.context)
@@ -150,7 +150,7 @@ def _cut(ids: NDArray[np.int64], step: int) -> Iterator[NDArray[np.int64]]:
         yield ids[start : start + step]
 
 
-def _log_softmax(logits: Floats) -> Floats:
+def log_softmax(logits: Floats) -> Floats:
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 

@@ -58,6 +58,9 @@ PORTABLE: Mapping[str, KernelVariant] = {
     **_portable("rope_s16", "rope_s8", "rebase_s8", file="rope.c"),
     **_portable("attention_s16", file="attention.c"),
     **_portable("swiglu_s16", file="swiglu.c"),
+    # TFLite Micro computes the product, and our C what follows it
+    "fc_s16": KernelVariant("mg_rescale_s16", ("kernels/rescale.c",)),
+    "fc_add_s16": KernelVariant("mg_rescale_add_s16", ("kernels/rescale.c",)),
 }
 
 _MVE_LINEAR = ("mve/linear_mve.S", "mve/gemv_s8_mve.S", "mve/linear.c")

@@ -105,6 +105,9 @@ class Model:
 
 # ---------------------------------------------------------------- quantised model
 
+# Matrices of a layer that TFLite Micro's FULLY_CONNECTED may compute: all of them, or none. wv writes ring slots.
+FC_MATRICES = ("wq", "wk", "wo", "w1", "w3", "w2")
+
 
 def _freeze(*arrays: NDArray[np.generic]) -> None:
     for array in arrays:
@@ -120,6 +123,10 @@ class Linear:
     product of codes and x; of an embedding table, round(codes[token] * multiplier[token] / 2**shift).
     group_scale: int8[rows, groups] in [-127, 127], or None: what each run of `group` columns counts in acc (the last
     may be shorter); int4 only.
+    fc: (multiplier, shift) of TFLite Micro's FULLY_CONNECTED, or None: our own kernel; int8 only. It brings acc to an
+    int8 code = acc * multiplier * 2**(shift - 31), twice rounded (kernels.fc_codes), and the other multiplier and
+    shift then apply to that code instead of acc. multiplier in [2**30, 2**31) with 24 significant bits, so that the
+    filter's scale, multiplier * 2**(shift - 31), is a float32; shift in [-31, 0]: a code stands for 1 or more.
     """
 
     codes: NDArray[np.int8]
@@ -128,6 +135,7 @@ class Linear:
     bits: int = 8
     group: int = 0
     group_scale: NDArray[np.int8] | None = None
+    fc: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         _freeze(self.codes, self.multiplier)
@@ -176,7 +184,7 @@ class QuantizedLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedModel:
-    """A decoder in integers only (profile W8A8KV8).
+    """A decoder in integers only (profile W8A8KV8; W8A8KV8-FC8 where its matrices have an fc).
 
     eps: of RMSNorm, in squared residual units. rope_step: uint32[head_dim / 2], turns per position in Q32.
     max_position: cached keys are turned back before a position reaches it (their zero points hold below it).
@@ -286,8 +294,9 @@ class Graph:
 class Plan:
     """Where everything lies.
 
-    arena_bytes: a multiple of 4, as every offset is. offsets: buffer name -> byte offset in the arena.
-    lower_bound: the largest sum of live bytes (each size rounded up to 4) at any op; no plan can be smaller.
+    arena_bytes: a multiple of the plan's alignment (4 at least), as every offset is. offsets: buffer name -> byte
+    offset in the arena. lower_bound: the largest sum of live bytes (each size rounded up to the alignment) at any op;
+    no plan can be smaller.
     peak_op: index of that op in graph.ops or, negative, in graph.rebase; peak_buffers: the buffers alive at it.
     flash: (what, bytes) of the generated constants. stack_bytes: what the board reserves.
     lifetimes: buffer name -> first and last op it is alive at, numbered as peak_op; state lives at all of them.

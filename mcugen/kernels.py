@@ -21,6 +21,7 @@ Ints = NDArray[np.int64]
 AnyInts = NDArray[np.integer]
 
 SHIFT_MIN, SHIFT_MAX = 16, 32  # of a linear layer: a product's upper word is one instruction on most cores
+FC_SHIFT_MIN, FC_SHIFT_MAX = -31, 0  # of FULLY_CONNECTED (ir.Linear.fc): a division by a power of two
 ROPE_SHIFT = 15  # sine and cosine are Q15
 GATE_FRAC_MIN, GATE_FRAC_MAX = 4, 11  # of a gate: [-2048, 2048) to [-16, 16)
 SCORE_FRAC = 6  # scores are in 1/64 of an octave
@@ -103,10 +104,14 @@ def accumulator_bound(w: Linear) -> int:
     return int(weights.sum(1).max()) * 127
 
 
-def _linear(x: AnyInts, scale: AnyInts, w: Linear) -> Ints:
+def _scaled(acc: Ints, scale: AnyInts, w: Linear) -> Ints:
     """The block's peak goes into the row's multiplier, so that the accumulator meets one multiplication."""
     multiplier = w.multiplier.astype(np.int64) * scale[..., :1].astype(np.int64)  # <= 2**30
-    return requantize(accumulate(x, w), multiplier, w.shift)
+    return requantize(acc, multiplier, w.shift)
+
+
+def _linear(x: AnyInts, scale: AnyInts, w: Linear) -> Ints:
+    return _scaled(accumulate(x, w), scale, w)
 
 
 def linear_s8(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int8]:
@@ -145,6 +150,59 @@ def linear4_s16(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
 def linear4_add_s16(residual: AnyInts, x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
     """linear_add_s16 with int4 weights."""
     return linear_add_s16(residual, x, scale, w)
+
+
+# ---------------------------------------------------------------- linear layers by TFLite Micro
+#
+# The product is TFLite Micro's own FULLY_CONNECTED (int8, one scale per tensor, zero points 0, no bias; reference
+# kernel and CMSIS-NN agree); our C begins at its codes. Arithmetic: tensorflow/lite/kernels/internal/common.h,
+# MultiplyByQuantizedMultiplier on int32, after gemmlowp/fixedpoint/fixedpoint.h.
+
+
+def saturating_rounding_doubling_high_mul(a: Ints, b: int) -> Ints:
+    """a * b / 2**31, ties towards +infinity. a fits int32, b in [2**30, 2**31): nothing saturates."""
+    return round_shift(a * b, 31)
+
+
+def rounding_divide_by_pot(x: Ints, exponent: int) -> Ints:
+    """x / 2**exponent, ties away from zero; exponent in [0, 31]."""
+    return np.sign(x) * round_shift(np.abs(x), exponent)
+
+
+def multiply_by_quantized_multiplier(acc: Ints, multiplier: int, shift: int) -> Ints:
+    """acc * multiplier * 2**(shift - 31), rounded twice where shift < 0.
+
+    multiplier in [2**30, 2**31), shift in [-31, 30]; acc, times 2**shift where shift > 0, fits int32. The result then
+    fits it too: it is no larger than that.
+    """
+    product = saturating_rounding_doubling_high_mul(acc << max(shift, 0), multiplier)
+    return rounding_divide_by_pot(product, max(-shift, 0))
+
+
+def fc_codes(x: AnyInts, w: Linear) -> NDArray[np.int8]:
+    """What FULLY_CONNECTED makes of x int8[..., cols] and w with an fc: int8[..., rows], in [-128, 127]."""
+    assert w.fc is not None
+    return np.clip(multiply_by_quantized_multiplier(accumulate(x, w), *w.fc), -128, 127).astype(np.int8)
+
+
+def rescale_s16(codes: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
+    """requantize(codes) to int16. codes int8[..., rows]: of fc_codes, for a block with this scale int32[..., 2]."""
+    return saturate_s16(_scaled(codes.astype(np.int64), scale, w))
+
+
+def rescale_add_s16(residual: AnyInts, codes: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
+    """residual + requantize(codes), saturated once; residual int16[..., rows], the rest as rescale_s16."""
+    return saturate_s16(residual.astype(np.int64) + _scaled(codes.astype(np.int64), scale, w))
+
+
+def fc_s16(x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
+    """FULLY_CONNECTED, then rescale_s16; arguments as linear_s16."""
+    return rescale_s16(fc_codes(x, w), scale, w)
+
+
+def fc_add_s16(residual: AnyInts, x: AnyInts, scale: AnyInts, w: Linear) -> NDArray[np.int16]:
+    """FULLY_CONNECTED, then rescale_add_s16; arguments as linear_add_s16."""
+    return rescale_add_s16(residual, fc_codes(x, w), scale, w)
 
 
 # ---------------------------------------------------------------- normalisation

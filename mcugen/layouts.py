@@ -29,6 +29,11 @@ class BufferLayout:
     unit: int = 1
     decode: Callable[[Ints, int], Ints] | None = None
 
+    @property
+    def begins_plain(self) -> bool:
+        """Whether a vector's values lie in front as they are, whatever follows."""
+        return not self.dtype and self.unit == 1 and self.decode is None
+
 
 def _unsigned(stored: Ints, _unit: int) -> Ints:
     """uint8 code + 128."""

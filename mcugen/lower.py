@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mcugen.errors import InputError, InternalError, UsageError
-from mcugen.families import Family, choose_family
-from mcugen.ir import Buffer, Graph, Linear, Op, QuantizedLayer, QuantizedModel
-from mcugen.kernels import SHIFT_MAX, SHIFT_MIN, accumulator_bound
+from mcugen.families import PORTABLE, Family, choose_family, family_named
+from mcugen.ir import Buffer, Graph, KernelVariant, Linear, Op, QuantizedLayer, QuantizedModel
+from mcugen.kernels import FC_SHIFT_MAX, FC_SHIFT_MIN, SHIFT_MAX, SHIFT_MIN, accumulator_bound
+from mcugen.layouts import LAYOUTS
 
 MAX_HEAD_DIM = 256  # |q . k| <= 256 * 2**15 * 127 < 2**30, so that half of the largest shift may be added
 MAX_BATCH = 8  # tokens of a prompt in one forward pass
@@ -48,29 +49,52 @@ class _Builder:
         in_place: bool = False,
         row: bool = False,
         last: bool = False,
+        variant: KernelVariant | None = None,
         **parameters: Any,
     ) -> None:
-        variant = self.family.variant(kernel)
+        variant = variant or self.family.variant(kernel)
         self.ops.append(
             Op(kernel, label, variant, tuple(inputs), tuple(outputs), tuple(scratch), in_place, row, last, parameters)
         )
 
-    def block(self, label: str, source: str, last: bool = False) -> tuple[str, str]:
-        """An int16 vector as int8 codes and their scale."""
+    def block(
+        self, label: str, source: str, *, fc: bool = False, name: str = "", last: bool = False
+    ) -> tuple[str, str]:
+        """An int16 vector as int8 codes and their scale, as the family's matrices read it.
+
+        fc: as FULLY_CONNECTED reads it. name: of the block, if it is not the source's.
+        """
         make = self.single if last else self.buffer
-        codes = make(f"{source}.codes", "int8", *self.buffers[source].shape, layout=self.family.codes)
-        scale = make(f"{source}.scale", "int32", 2)
-        self.op("block_s8", label, [source], [codes, scale], last=last)
+        plain = fc and not self._fc_reads_codes
+        layout, variant = ("plain", PORTABLE["block_s8"]) if plain else (self.family.codes, None)
+        codes = make(f"{name or source}.codes", "int8", *self.buffers[source].shape, layout=layout)
+        scale = make(f"{name or source}.scale", "int32", 2)
+        self.op("block_s8", label, [source], [codes, scale], last=last, variant=variant)
         return codes, scale
 
-    def linear(self, label: str, x: tuple[str, str], w: Linear) -> str:
+    @property
+    def _fc_reads_codes(self) -> bool:
+        """Whether FULLY_CONNECTED, which wants plain bytes, can read the family's codes."""
+        return LAYOUTS[self.family.codes].begins_plain
+
+    def value_block(self, at: str, source: str, block: tuple[str, str], layer: QuantizedLayer) -> tuple[str, str]:
+        """What wv, always our own kernel, reads: the block of wq and wk, or one of its own where they are fc."""
+        if layer.wq.fc is None or self._fc_reads_codes:
+            return block
+        return self.block(f"{at}.att_block_v", source, name=f"{source}_v")
+
+    def linear(self, label: str, x: tuple[str, str], w: Linear, residual: str | None = None) -> str:
+        """residual: what the product is added to, in place."""
         y = self.buffer(label, "int16", len(w.codes))
-        self.op(_linear_kernel("s16", w), label, x, [y], w=w)
+        kernel = _linear_kernel("s16" if residual is None else "add_s16", w)
+        scratch = [] if w.fc is None else [self.buffer(f"{label}.codes8", "int8", len(w.codes))]
+        given = x if residual is None else (residual, *x)
+        self.op(kernel, label, given, [y], scratch=scratch, in_place=residual is not None, w=w)
         return y
 
 
 def _linear_kernel(output: str, w: Linear) -> str:
-    return f"linear{'4' if w.bits == 4 else ''}_{output}"
+    return f"fc_{output}" if w.fc is not None else f"linear{'4' if w.bits == 4 else ''}_{output}"
 
 
 def probability_drop(context: int) -> int:
@@ -89,12 +113,13 @@ def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residua
 
     normed = b.buffer(f"{at}.att_norm", "int16", config.dim)
     b.op("rmsnorm_s16", normed, [residual], [normed], norm=layer.att_norm, eps=model.eps)
-    h = b.block(f"{at}.att_block", normed)
+    h = b.block(f"{at}.att_block", normed, fc=layer.wq.fc is not None)
     q = b.linear(f"{at}.wq", h, layer.wq)
     turned = b.buffer(f"{at}.query", "int16", config.dim)
     b.op("rope_s16", turned, [q], [turned], in_place=True, rope_step=model.rope_step)
     k = b.linear(f"{at}.wk", h, layer.wk)
     b.op("rope_s8", keys, [k], [keys], row=True, **_key_parameters(model, layer))
+    h = b.value_block(at, normed, h, layer)
     b.op(_linear_kernel("s8", layer.wv), f"{at}.wv", h, [values], row=True, w=layer.wv)
 
     out = b.buffer(f"{at}.attention", "int16", config.dim)
@@ -104,22 +129,19 @@ def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residua
         "attention_s16", out, [turned, keys, values], [out], scratch=[scores],
         score_shift=layer.score_shift, drop=probability_drop(context),
     )  # fmt: skip
-    attended = b.buffer(f"{at}.wo", "int16", config.dim)
-    b.op(_linear_kernel("add_s16", layer.wo), attended, [residual, *b.block(f"{at}.out_block", out)], [attended],
-         in_place=True, w=layer.wo)  # fmt: skip
+    h = b.block(f"{at}.out_block", out, fc=layer.wo.fc is not None)
+    attended = b.linear(f"{at}.wo", h, layer.wo, residual)
 
     normed = b.buffer(f"{at}.ffn_norm", "int16", config.dim)
     b.op("rmsnorm_s16", normed, [attended], [normed], norm=layer.ffn_norm, eps=model.eps)
-    h = b.block(f"{at}.ffn_block", normed)
+    h = b.block(f"{at}.ffn_block", normed, fc=layer.w1.fc is not None)
     gate, up = b.linear(f"{at}.w1", h, layer.w1), b.linear(f"{at}.w3", h, layer.w3)
     hidden = b.buffer(f"{at}.swiglu", "int16", config.hidden_dim)
     b.op(
         "swiglu_s16", hidden, [gate, up], [hidden], in_place=True, gate_frac=layer.gate_frac, shift=layer.swiglu_shift
     )
-    final = b.buffer(f"{at}.w2", "int16", config.dim)
-    b.op(_linear_kernel("add_s16", layer.w2), final, [attended, *b.block(f"{at}.hidden_block", hidden)], [final],
-         in_place=True, w=layer.w2)  # fmt: skip
-    return final
+    h = b.block(f"{at}.hidden_block", hidden, fc=layer.w2.fc is not None)
+    return b.linear(f"{at}.w2", h, layer.w2, attended)
 
 
 def _key_parameters(model: QuantizedModel, layer: QuantizedLayer) -> dict[str, Any]:
@@ -131,7 +153,7 @@ def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozen
 
     batch: tokens of a prompt that a pass takes at once, at most. Raises UsageError where the context is not in
     [1, trained context], or the batch not in [1, MAX_BATCH] or not for this core and model; InputError where a head
-    is too wide.
+    is too wide. Where a matrix has an fc, its op is FULLY_CONNECTED and what follows it (kernels.fc_s16).
     """
     config = model.config
     if config.head_dim > MAX_HEAD_DIM:
@@ -151,6 +173,12 @@ def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozen
             f"{batch} tokens at once are outside 1 to {MAX_BATCH}",
             where="--prefill",
             hint=f"--prefill {min(max(batch, 1), MAX_BATCH)}",
+        )
+    if batch > 1 and model.layers[0].wq.fc is not None:
+        raise UsageError(
+            f"{batch} tokens at once are not for --fc builtin, whose FULLY_CONNECTED takes one",
+            where="--prefill",
+            hint="--prefill 1, or --fc custom",
         )
     family = choose_family(features)
     if batch > 1 and config.hidden_dim % 2 and family.kernels:  # all other vectors have an even length
@@ -185,7 +213,8 @@ def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozen
 
 
 def check_graph(graph: Graph) -> None:
-    """Gate: every buffer is written before it is read, and every accumulator fits int32 by its own weights."""
+    """Gate: every buffer is written before it is read, every accumulator fits int32 by its own weights, and every
+    matrix finds its codes in the layout that its kernel reads."""
     written = {name for name, buffer in graph.buffers.items() if buffer.state}
     for index, op in enumerate(graph.ops):
         where = f"graph, op {index} ({op.kernel}, {op.label})"
@@ -194,10 +223,32 @@ def check_graph(graph: Graph) -> None:
                 raise InternalError(f"{name} is read before it is written", where=where)
         written |= set(op.outputs)
         for parameter in op.parameters.values():
-            if isinstance(parameter, Linear) and op.kernel.startswith("linear"):
-                _check_accumulators(parameter, where)
+            if isinstance(parameter, Linear) and op.kernel.startswith(("linear", "fc")):
+                (_check_accumulators if parameter.fc is None else _check_fc)(parameter, where)
+                _check_layout(graph, op, where)
     if graph.logits not in written:
         raise InternalError("the logits are never written", where="graph")
+
+
+def _check_layout(graph: Graph, op: Op, where: str) -> None:
+    found, own = graph.buffers[op.inputs[-2]].layout, family_named(graph.family).codes
+    if not LAYOUTS[found].begins_plain if op.kernel.startswith("fc") else found != own:
+        raise InternalError(f"codes that are {found} cannot be read", where=where)
+
+
+def _check_fc(w: Linear, where: str) -> None:
+    """|acc| fits int32, as FULLY_CONNECTED adds it up; |code| <= 2**7 by a shift of at least 16, so that a kernel may
+    take the upper word of one product; no left shift of acc, so that its bound is all there is to know."""
+    assert w.fc is not None
+    multiplier, shift = w.fc
+    if w.bits != 8 or not (FC_SHIFT_MIN <= shift <= FC_SHIFT_MAX and 2**30 <= multiplier < 2**31):
+        raise InternalError(f"int{w.bits} codes with an fc of ({multiplier}, {shift})", where=where)
+    if multiplier % 2**7:
+        raise InternalError(f"an fc multiplier of {multiplier} has more than 24 significant bits", where=where)
+    if not SHIFT_MIN <= w.shift <= SHIFT_MAX:
+        raise InternalError(f"a shift of {w.shift} is not in [{SHIFT_MIN}, {SHIFT_MAX}]", where=where)
+    if accumulator_bound(w) >= 2**31:
+        raise InternalError(f"an accumulator can reach {accumulator_bound(w)}, beyond 2**31", where=where)
 
 
 def _check_accumulators(w: Linear, where: str) -> None:

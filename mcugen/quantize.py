@@ -128,12 +128,12 @@ def to_multiplier(ratio: Floats, where: str, largest_shift: int = 62) -> tuple[N
     largest = float(ratio.max())
     shift = 15 - int(np.frexp(largest)[1])  # largest = f * 2**exponent, f in [0.5, 1)
     if not 1 <= shift <= 62:
-        raise _out_of_range(f"a scale ratio of {largest:g} needs a shift of {shift}, not in [1, 62]", where)
+        raise out_of_range(f"a scale ratio of {largest:g} needs a shift of {shift}, not in [1, 62]", where)
     shift = min(shift, largest_shift)
     return np.minimum(np.round(ratio * 2.0**shift), S16_MAX).astype(np.int16), shift
 
 
-def _out_of_range(what: str, where: str) -> InputError:
+def out_of_range(what: str, where: str) -> InputError:
     return InputError(
         f"the weights leave the range of the integer arithmetic: {what}",
         where=f"quantisation, {where}",
@@ -153,7 +153,7 @@ def _linear(w: Floats, out_scale: Floats | float, where: str, bits: int = 8) -> 
     multiplier, shift = to_multiplier(scale / out_scale / S8_MAX, where, SHIFT_MAX)
     linear = Linear(codes, multiplier, shift, bits, GROUP if bits == 4 else 0, group_scale)
     if shift < SHIFT_MIN or accumulator_bound(linear) >= 2 ** (shift - 1):
-        raise _out_of_range(f"a shift of {shift} leaves no room for the accumulators", where)
+        raise out_of_range(f"a shift of {shift} leaves no room for the accumulators", where)
     return linear
 
 
@@ -162,7 +162,7 @@ def _norm(weight: Floats, scale: float, where: str) -> Norm:
     gain = weight * np.sqrt(len(weight)) / scale
     gain_frac = int(np.floor(np.log2(S16_MAX / max(float(np.abs(gain).max()), 1e-12))))
     if gain_frac < -14:
-        raise _out_of_range(f"a norm gain of {np.abs(gain).max():g} does not fit int16", where)
+        raise out_of_range(f"a norm gain of {np.abs(gain).max():g} does not fit int16", where)
     gain_frac = min(gain_frac, 15)
     return Norm(np.round(gain * 2.0**gain_frac).astype(np.int16), gain_frac)
 
@@ -212,7 +212,7 @@ def _quantize_layer(
     needed = float((radius * key_for_query).max()) * 1.25 / S16_MAX / unit
     score_shift = int(np.floor(-np.log2(max(needed, 1e-12))))
     if score_shift < 1:
-        raise _out_of_range(f"scores of {needed * 2.0**15:g} octaves do not fit int16", f"{label}.attention")
+        raise out_of_range(f"scores of {needed * 2.0**15:g} octaves do not fit int16", f"{label}.attention")
     score_shift = min(score_shift, 30)
     query_code = np.repeat(unit * 2.0**-score_shift / key_for_query, config.head_dim)
 
@@ -222,7 +222,7 @@ def _quantize_layer(
 
     gate_frac = int(np.floor(np.log2(S16_MAX / (1.25 * seen.peak("gate", index)))))
     if gate_frac < GATE_FRAC_MIN:
-        raise _out_of_range(f"a gate of {seen.peak('gate', index):g} does not fit int16", f"{label}.swiglu")
+        raise out_of_range(f"a gate of {seen.peak('gate', index):g} does not fit int16", f"{label}.swiglu")
     gate_frac = min(gate_frac, GATE_FRAC_MAX)
     gate_step = 2.0**-gate_frac
 
@@ -237,7 +237,7 @@ def _quantize_layer(
     hidden_scale = np.maximum(hidden_scale, 3 * up * gate_step / S16_MAX)
     swiglu_shift = int(np.floor(np.log2((S16_MAX / 1.25) / (up * gate_step / hidden_scale).max())))
     if not 1 <= swiglu_shift <= 30:
-        raise _out_of_range(f"a SwiGLU shift of {swiglu_shift} is not in [1, 30]", f"{label}.swiglu")
+        raise out_of_range(f"a SwiGLU shift of {swiglu_shift} is not in [1, 30]", f"{label}.swiglu")
     up_scale = hidden_scale / gate_step * 2.0**-swiglu_shift
     ffn_scale = seen.peak("ffn_norm", index) * BLOCK_HEADROOM / S16_MAX
 

@@ -23,11 +23,30 @@ import safetensors
 from numpy.typing import NDArray
 
 from mcugen.errors import InputError, InternalError
-from mcugen.ir import CONFIG_LIMITS, NO_MERGE, Config, Linear, Norm, QuantizedLayer, QuantizedModel, Tokenizer
-from mcugen.kernels import GATE_FRAC_MAX, GATE_FRAC_MIN, SHIFT_MAX, SHIFT_MIN, accumulator_bound
+from mcugen.ir import (
+    CONFIG_LIMITS,
+    FC_MATRICES,
+    NO_MERGE,
+    Config,
+    Linear,
+    Norm,
+    QuantizedLayer,
+    QuantizedModel,
+    Tokenizer,
+)
+from mcugen.kernels import (
+    FC_SHIFT_MAX,
+    FC_SHIFT_MIN,
+    GATE_FRAC_MAX,
+    GATE_FRAC_MIN,
+    SHIFT_MAX,
+    SHIFT_MIN,
+    accumulator_bound,
+)
 
 FORMAT = "mcugen quantized model"
-VERSION = 2
+VERSION = 3
+VERSIONS = (2, 3)  # that are read; 3 added matrices for FULLY_CONNECTED
 KEY = "mcugen"  # the one key of the metadata: a mapping of several has no fixed order in the file
 
 _DTYPES = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "U8": "<u1", "U32": "<u4"}
@@ -99,8 +118,8 @@ def _model_layout(config: Config, integers: Mapping[str, int]) -> dict[str, _Ten
     return layout
 
 
-def _integer_ranges(config: Config) -> dict[str, tuple[int, int]]:
-    """Every scalar of a model, by name, with its inclusive range from kernels.h."""
+def _integer_ranges(config: Config, fc: bool) -> dict[str, tuple[int, int]]:
+    """Every scalar of a model, by name, with its inclusive range from kernels.h. fc: whether matrices have an fc."""
     linear, norm = (SHIFT_MIN, SHIFT_MAX), (-14, 15)
     ranges = {
         "embedding.shift": (1, 62),
@@ -115,6 +134,10 @@ def _integer_ranges(config: Config) -> dict[str, tuple[int, int]]:
         ranges |= {f"{at}.{name}.gain_frac": norm for name in ("att_norm", "ffn_norm")}
         for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2"):
             ranges |= {f"{at}.{name}.shift": linear, f"{at}.{name}.bits": (4, 8), f"{at}.{name}.group": (0, 64)}
+        for name in FC_MATRICES if fc else ():
+            ranges[f"{at}.{name}.bits"] = (8, 8)
+            ranges[f"{at}.{name}.fc_multiplier"] = (2**30, 2**31 - 2**7)
+            ranges[f"{at}.{name}.fc_shift"] = (FC_SHIFT_MIN, FC_SHIFT_MAX)
         ranges |= {f"{at}.key_shift": (0, 7), f"{at}.score_shift": (1, 30), f"{at}.swiglu_shift": (1, 30)}
         ranges[f"{at}.gate_frac"] = (GATE_FRAC_MIN, GATE_FRAC_MAX)
     return ranges
@@ -158,6 +181,8 @@ def _take_apart(model: QuantizedModel) -> tuple[Tensors, Integers]:
                 put(f"{name}.{part.name}", getattr(value, part.name))
         elif isinstance(value, np.ndarray):
             tensors[name] = value
+        elif isinstance(value, tuple):  # of Linear.fc
+            integers[f"{name}_multiplier"], integers[f"{name}_shift"] = map(int, value)
         elif value is not None:
             integers[name] = int(cast(int, value))
 
@@ -236,7 +261,7 @@ class _Reader:
 
     def read(self) -> tuple[QuantizedModel, Tokenizer | None]:
         config = self._config()
-        integers = self._integers(_integer_ranges(config))
+        integers = self._integers(config)
         layout = _model_layout(config, integers)
         flags = self._header["tokenizer"]
         if flags is not None:
@@ -279,9 +304,9 @@ class _Reader:
             self._fail("the mcugen entry of the metadata is not JSON", "quantize the model again")
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             self._fail(f'the metadata is not of the format "{FORMAT}"', "quantize the model again")
-        if type(header.get("version")) is not int or header["version"] != VERSION:
+        if type(header.get("version")) is not int or header["version"] not in VERSIONS:
             self._fail(
-                f"the file is of version {header.get('version')!r}; this mcugen reads version {VERSION}",
+                f"the file is of version {header.get('version')!r}; this mcugen reads version 2 and 3",
                 "quantize the model again with this mcugen, or read it with the one that wrote it",
             )
         self._check_names("entry", header, _HEADER_NAMES)
@@ -351,8 +376,10 @@ class _Reader:
             self._fail(f"{name} is {_short(value)}", 'it must be a positive number in hexadecimal, as in "0x1.0p+0"')
         return number
 
-    def _integers(self, ranges: Mapping[str, tuple[int, int]]) -> Integers:
+    def _integers(self, config: Config) -> Integers:
         found = self._mapping("integers", self._header["integers"])
+        fc = self._header["version"] > 2 and "layers.0.wq.fc_shift" in found
+        ranges = _integer_ranges(config, fc)
         self._check_names("integer", found, ranges)
         integers = {name: self._integer(name, found[name], low, high) for name, (low, high) in ranges.items()}
         for name, value in integers.items():
@@ -360,6 +387,8 @@ class _Reader:
                 self._fail(f"{name} is {value}", "it must be 4 or 8")
             if name.endswith(".group") and value not in (_GROUPS if integers[f"{name[:-6]}.bits"] == 4 else (0,)):
                 self._fail(f"{name} is {value}", f"it must be one of {_GROUPS}, and 0 for 8 bits")
+            if name.endswith(".fc_multiplier") and value % 2**7:
+                self._fail(f"{name} is {value:,}", "it must be a multiple of 128, as a float32 scale is")
         return integers
 
     def _check_tensors(self, layout: Mapping[str, _Tensor]) -> None:
@@ -395,13 +424,17 @@ class _Reader:
             self._check_accumulators(shared, "embedding.codes")
 
     def _check_accumulators(self, w: Linear, name: str) -> None:
-        limit = 2 ** (w.shift - 1)
+        limit = 2 ** (w.shift - 1) if w.fc is None else 2**31
         if (largest := accumulator_bound(w)) >= limit:
-            self._fail(f"an accumulator of {name} can reach {largest:,}", f"its shift keeps it below {limit:,}")
+            self._fail(
+                f"an accumulator of {name} can reach {largest:,}",
+                f"its {'shift' if w.fc is None else 'fc'} keeps it below {limit:,}",
+            )
 
     # ------------------------------------------------------------ results
 
     def _linear(self, name: str, integers: Integers, codes: Array | None = None) -> Linear:
+        fc = [integers[at] for part in ("multiplier", "shift") if (at := f"{name}.fc_{part}") in integers]
         codes = self._tensors[f"{name}.codes"] if codes is None else codes
         return Linear(
             codes,
@@ -410,6 +443,7 @@ class _Reader:
             integers[f"{name}.bits"],
             integers[f"{name}.group"],
             self._tensors.get(f"{name}.group_scale"),
+            (fc[0], fc[1]) if fc else None,
         )
 
     def _layer(self, at: str, integers: Integers) -> QuantizedLayer:

@@ -45,6 +45,8 @@ class Simulator:
             "linear4_s8": lambda op, b: (kernels.linear4_s8(*_codes(op, b), _linear(op)),),
             "linear4_s16": lambda op, b: (kernels.linear4_s16(*_codes(op, b), _linear(op)),),
             "linear4_add_s16": lambda op, b: (kernels.linear4_add_s16(b[op.inputs[0]], *_codes(op, b), _linear(op)),),
+            "fc_s16": lambda op, b: (kernels.fc_s16(*_codes(op, b), _linear(op)),),
+            "fc_add_s16": lambda op, b: (kernels.fc_add_s16(b[op.inputs[0]], *_codes(op, b), _linear(op)),),
             "swiglu_s16": lambda op, b: (
                 kernels.swiglu_s16(
                     b[op.inputs[0]], b[op.inputs[1]], op.parameters["gate_frac"], op.parameters["shift"]
@@ -135,7 +137,7 @@ class Simulator:
 
 
 def _codes(op: Op, values: dict[str, IntArray]) -> tuple[IntArray, IntArray]:
-    """The last two inputs of a linear op: codes and their scale."""
+    """The last two inputs of a linear or fc op: codes and their scale."""
     return values[op.inputs[-2]], values[op.inputs[-1]]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ import numpy as np
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.checkpoints import read_checkpoint
 from mcugen.errors import InputError, UsageError
+from mcugen.fc8 import is_fc8, to_fc8
 from mcugen.ir import Model, QuantizedModel, Tokenizer
 from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
@@ -84,12 +85,32 @@ def read_text(path: Path) -> str:
 
 
 def quantize_source(
-    source: Source, calibrate: Path | None, progress: Progress = silent, bits: int | None = None
+    source: Source,
+    calibrate: Path | None,
+    progress: Progress = silent,
+    bits: int | None = None,
+    fc: str = "custom",
 ) -> QuantizedModel:
     """The integers of a source; calibrated on a text, or on the model's own samples.
 
-    bits: of the layers' weights; None is 8, or whatever a quantised model has. Raises UsageError where it has others.
+    bits: of the layers' weights; None is 8, or whatever a quantised model has. fc: "custom" for our own kernels,
+    "builtin" for TFLite Micro's FULLY_CONNECTED (mcugen.fc8). Raises UsageError where a quantised model has others,
+    or int4 weights shall be builtin.
     """
+    model = _own_integers(source, calibrate, progress, bits)
+    if fc == "builtin":
+        return model if is_fc8(model) else _for_fully_connected(model, source.tokenizer, progress)
+    if is_fc8(model):
+        raise UsageError(
+            f"{source.name} is quantised for TFLite Micro's FULLY_CONNECTED",
+            where="--fc",
+            hint="--fc builtin, or name the checkpoint it was made from",
+        )
+    return model
+
+
+def _own_integers(source: Source, calibrate: Path | None, progress: Progress, bits: int | None) -> QuantizedModel:
+    """A quantised model as it is; a checkpoint in integers for our own kernels."""
     if source.quantized is not None:
         if bits not in (None, source.quantized.layers[0].wq.bits):
             raise UsageError(
@@ -117,12 +138,36 @@ def quantize_source(
     return quantized
 
 
+def _for_fully_connected(model: QuantizedModel, tokenizer: Tokenizer, progress: Progress) -> QuantizedModel:
+    """The twin of a model for --fc builtin, from the cache or calibrated."""
+    cache = Cache(default_cache_dir())
+    key = _hash([save_quantized(model), *_code(), repr((tokenizer.bos, tokenizer.eos)).encode()])
+    if (kept := cache.load(key)) is not None:
+        with contextlib.suppress(InputError):
+            return load_quantized(kept)[0]
+    made = to_fc8(
+        model,
+        bos=tokenizer.bos,
+        eos=tokenizer.eos,
+        progress=lambda done, total: progress("calibrate FULLY_CONNECTED", done, total),
+    )
+    cache.store(key, save_quantized(made))
+    return made
+
+
+def _code() -> list[bytes]:
+    """All of mcugen's code, and numpy's version."""
+    return [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))] + [np.__version__.encode()]
+
+
+def _hash(parts: Iterable[bytes]) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
 def _quantized_key(source: Source, text: str | None, bits: int) -> str:
     """Hash of all that quantisation depends on: weights, text, tokenizer, bits, numpy, and all of mcugen's code."""
     assert source.model is not None
-    code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))] + [np.__version__.encode()]
     t = source.tokenizer
     encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase)
     calibration = repr(t.eos if text is None else (text, encoding)).encode()
-    parts = [source.model.sha256.encode(), *code, calibration, bytes([bits])]
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+    return _hash([source.model.sha256.encode(), *_code(), calibration, bytes([bits])])

@@ -83,6 +83,12 @@ def linears(draw: st.DrawFn, rows: int, cols: int, bits: int = 8) -> Linear:
     return within(w, draw(st.sampled_from([16, tight, 32]) | st.integers(16, 32)))
 
 
+@st.composite
+def fcs(draw: st.DrawFn) -> tuple[int, int]:
+    """Multiplier and shift of FULLY_CONNECTED."""
+    return draw(st.integers(2**23, 2**24 - 1) | st.sampled_from([2**23, 2**24 - 1])) << 7, draw(st.integers(-31, 0))
+
+
 def within(w: Linear, shift: int) -> Linear:
     """The matrix with this shift: in each row, codes are 0 from where its accumulator could reach 2**(shift - 1)."""
     weights = np.abs(w.codes.astype(np.int64))

@@ -6,10 +6,12 @@ Below, the numpy twins themselves are held against the real arithmetic they stan
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import inspect
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import native
@@ -18,7 +20,7 @@ import pytest
 from fence import InOut, Out, Same, Struct, call
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from strategies import arrays, blocks, codes, linears, tables, within, words
+from strategies import arrays, blocks, codes, fcs, linears, multipliers, tables, within, words
 
 from mcugen import kernels
 from mcugen.families import FAMILIES, PORTABLE
@@ -66,6 +68,10 @@ class CLinear(ctypes.Structure):
     )
 
 
+class CRescale(ctypes.Structure):
+    _fields_ = (("multiplier", ctypes.c_void_p), ("rows", ctypes.c_int32), ("shift", ctypes.c_int32))
+
+
 class CNorm(ctypes.Structure):
     _fields_ = (
         ("gain", ctypes.c_void_p),
@@ -109,7 +115,7 @@ def rope_struct(step: np.ndarray, heads: int, zero: np.ndarray | int = 0, shift:
 C_TYPES = {"int32_t": ctypes.c_int32, "int64_t": ctypes.c_int64}
 
 
-@pytest.mark.parametrize("kind", [CScale, CLinear, CNorm, CRope, CAttention])
+@pytest.mark.parametrize("kind", [CScale, CLinear, CRescale, CNorm, CRope, CAttention])
 def test_ctypes_structs_are_those_of_the_header(kind: type[ctypes.Structure]):
     name = kind.__name__[1:].lower()
     (body,) = re.findall(rf"typedef struct {{([^}}]*)}} mg_{name}_t;", HEADER)
@@ -124,12 +130,14 @@ def test_ctypes_structs_are_those_of_the_header(kind: type[ctypes.Structure]):
 
 
 def test_c_and_numpy_have_the_same_kernels():
-    """A kernel's name ends in the type of its output; saturate_* are arithmetic, not kernels."""
+    """A kernel's name ends in the type of its output; saturate_* are arithmetic, not kernels. Of FULLY_CONNECTED, only
+    what follows it is C of ours."""
     in_c = set(re.findall(r"^void mg_(\w+)\(", HEADER, re.MULTILINE))
     functions = inspect.getmembers(kernels, inspect.isfunction)
     in_numpy = {name for name, _ in functions if re.fullmatch(r"[a-z]\w*_s(8|16|32)", name)}
-    assert in_c == in_numpy - {"saturate_s8", "saturate_s16", "saturate_s32"}
-    assert in_c == set(PORTABLE)
+    assert in_c == in_numpy - {"saturate_s8", "saturate_s16", "saturate_s32", *FC}
+    assert in_c == {FC.get(kernel, kernel) for kernel in PORTABLE}
+    assert all(variant.symbol == f"mg_{FC.get(kernel, kernel)}" for kernel, variant in PORTABLE.items())
 
 
 def test_every_kernel_is_tested_here():
@@ -317,6 +325,55 @@ def test_no_accumulator_is_beyond_its_bound(data, rows, cols, bits):
         real *= np.array([[w.group_scale[row, col // w.group] for col in range(cols)] for row in range(rows)], int)
     largest = kernels.accumulate((127 * np.sign(real)).astype(np.int8), w).diagonal()
     assert largest.max() == bound
+
+
+# ---------------------------------------------------------------- what follows FULLY_CONNECTED
+
+FC = {"fc_s16": "rescale_s16", "fc_add_s16": "rescale_add_s16"}
+
+
+def check_rescale(codes: np.ndarray, scale: np.ndarray, w: Linear, residual: np.ndarray, in_place: bool) -> None:
+    """Both kernels on codes int8[rows] of a block with scale int32[2]; residual int16[rows]."""
+    rescale = Struct(CRescale, {"multiplier": w.multiplier, "rows": len(w.multiplier), "shift": w.shift})
+    (y,) = run_c("rescale_s16", Out("int16", codes.shape), codes, scale, rescale)
+    equal(y, kernels.rescale_s16(codes, scale, w))
+    y_and_residual = (InOut(residual), Same(0)) if in_place else (Out("int16", codes.shape), residual)
+    (y,) = run_c("rescale_add_s16", *y_and_residual, codes, scale, rescale)
+    equal(y, kernels.rescale_add_s16(residual, codes, scale, w))
+
+
+@quick
+@given(st.data(), st.integers(1, 40), st.integers(16, 32), st.booleans())
+def test_rescale(data, rows, shift, in_place):
+    _, scale = data.draw(blocks(1, 1))
+    w = Linear(np.zeros((rows, 1), np.int8), data.draw(multipliers(rows)), shift)
+    codes = data.draw(arrays("int8", (rows,), -128, 127))
+    check_rescale(codes, scale[0], w, data.draw(words(rows)), in_place)
+
+
+@pytest.mark.parametrize("shift", range(16, 33))
+@pytest.mark.parametrize("peak", [1, 2**15])
+def test_rescale_of_every_code(shift, peak):
+    """By multipliers that put products below, at and above the halves, and at the largest; onto every residual edge."""
+    codes = np.tile(np.arange(-128, 128).astype(np.int8), 5)
+    multiplier = np.repeat(np.array([1, 2**14, 2**14 + 1, 2**15 - 1, 0], np.int16), 256)
+    w = Linear(np.zeros((len(codes), 1), np.int8), multiplier, shift)
+    residual = np.resize(np.array([-32768, 32767, -1, 0, 5], np.int16), len(codes))
+    check_rescale(codes, np.array([peak, -7], np.int32), w, residual, in_place=False)
+
+
+@quick
+@given(st.data(), st.integers(1, 6), COLUMNS, st.integers(1, 3))
+def test_fc_is_fully_connected_and_what_follows_it(data, rows, cols, tokens):
+    x, scale = data.draw(blocks(tokens, cols))
+    w = dataclasses.replace(data.draw(linears(rows, cols)), fc=data.draw(fcs()), shift=data.draw(st.integers(16, 32)))
+    residual = data.draw(words(tokens, rows))
+    codes = kernels.fc_codes(x, w)
+    equal(kernels.fc_s16(x, scale, w), kernels.rescale_s16(codes, scale, w))
+    equal(kernels.fc_add_s16(residual, x, scale, w), kernels.rescale_add_s16(residual, codes, scale, w))
+    factor = Fraction(w.fc[0]) * Fraction(2) ** (w.fc[1] - 31)
+    for acc, code in zip(kernels.accumulate(x, w).ravel().tolist(), codes.ravel().tolist(), strict=True):
+        assert abs(min(max(acc * factor, -128), 127) - code) < 1  # two roundings
 
 
 # ---------------------------------------------------------------- normalisation

@@ -127,6 +127,15 @@ def test_vectors_of_several_tokens_come_back(layout: str, tokens: int, columns: 
         np.testing.assert_array_equal(one, values[t])
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_layout_begins_plain_where_its_first_bytes_are_the_values(layout: str) -> None:
+    model, columns = MODELS[layout], 37
+    values = np.arange(-18, 19).astype(np.int8)[None]
+    content = written(model, values, bytes(stored_bytes(layout, "int8", (1, columns))))
+    plain = content[:columns] == values.tobytes() and model.rows == 1
+    assert LAYOUTS[layout].begins_plain == plain == (layout in ("plain", "padded8", "padded16"))
+
+
 @pytest.mark.parametrize(("dtype", "low", "high"), [("int16", -(2**15), 2**15), ("int32", -(2**31), 2**31)])
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
 def test_what_is_plain_is_little_endian(dtype: str, low: int, high: int, columns: int, seed: int) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import SHAPES, configs, quantized, shapes, stories, stories_tokens
+from zoo import SHAPES, configs, fc8, quantized, shapes, stories, stories_tokens
 
 from mcugen import families
 from mcugen import lower as lowering
 from mcugen.errors import InputError, InternalError, UsageError
 from mcugen.families import FAMILIES, LINEAR, LINEAR4, PORTABLE, Family, choose_family
-from mcugen.ir import Buffer, Config, Graph, KernelVariant, Linear, Op
+from mcugen.fc8 import is_fc8
+from mcugen.ir import FC_MATRICES, Buffer, Config, Graph, KernelVariant, Linear, Op
 from mcugen.kernels import accumulator_bound
 from mcugen.lower import MAX_BATCH, check_graph, lower, probability_drop
 from mcugen.quantize import quantize, text_calibration
@@ -70,12 +72,72 @@ def test_matrices_of_4_bits_have_kernels_of_their_own():
         assert op.variant == PORTABLE[op.kernel]
 
 
+def test_matrices_for_fully_connected():
+    """Six per layer, each with its codes as scratch; wv and the classifier stay as they are."""
+    graph = lower(fc8(SHAPES["mqa"]), 8)
+    found = {op.label: f"{op.kernel} {' '.join(op.inputs)} -> {' '.join(op.outputs)}" for op in graph.ops}
+    assert found == {
+        op.label: f"{op.kernel.replace('linear', 'fc')} {' '.join(op.inputs)} -> {' '.join(op.outputs)}"
+        if op.label.rpartition(".")[2] in FC_MATRICES
+        else f"{op.kernel} {' '.join(op.inputs)} -> {' '.join(op.outputs)}"
+        for op in GRAPH.ops
+    }
+    scratch = {op.label: op.scratch for op in graph.ops if op.kernel.startswith("fc")}
+    assert scratch == {f"layers.0.{name}": (f"layers.0.{name}.codes8",) for name in FC_MATRICES}
+    for op, was in zip(graph.ops, GRAPH.ops, strict=True):
+        assert (op.label, op.in_place, op.row, op.last) == (was.label, was.in_place, was.row, was.last)
+        if op.kernel.startswith("fc"):
+            assert op.variant == PORTABLE[op.kernel]
+            rows = len(op.parameters["w"].codes)
+            assert graph.buffers[op.scratch[0]] == Buffer(op.scratch[0], "int8", (rows,))
+    check_in_place(graph)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_fully_connected_reads_plain_codes_and_wv_those_of_its_family(family):
+    """Where the family's codes are not plain bytes, the block of wq and wk is, and wv has one of its own."""
+    model = fc8(SHAPES["gqa"])
+    graph, ours = (lower(m, 8, family.needs) for m in (model, quantized(SHAPES["gqa"])))
+    packed = family.codes in ("words16", "unsigned8", "factors")
+    added = [op.label for op in graph.ops if op.label not in {op.label for op in ours.ops}]
+    assert added == ([f"layers.{i}.att_block_v" for i in range(2)] if packed else [])
+    writer = {name: op for op in graph.ops for name in op.outputs}
+    for op in graph.ops:
+        if op.kernel.startswith(("linear", "fc")):
+            codes, scale = op.inputs[-2:]
+            plain = op.kernel.startswith("fc") and packed
+            assert writer[codes] is writer[scale]
+            assert writer[codes].variant == (PORTABLE if plain else family.kernels).get(
+                "block_s8", PORTABLE["block_s8"]
+            )
+            assert graph.buffers[codes].layout == ("plain" if plain else family.codes)
+    if packed:
+        for i in range(2):
+            block = next(op for op in graph.ops if op.label == f"layers.{i}.att_block_v")
+            at = f"layers.{i}.att_norm"
+            assert (block.inputs, block.outputs) == ((at,), (f"{at}_v.codes", f"{at}_v.scale"))
+            wv = graph.ops[graph.ops.index(block) + 1]
+            assert (wv.label, wv.inputs) == (f"layers.{i}.wv", block.outputs)
+
+
+def test_fully_connected_takes_one_token_at_a_time():
+    with pytest.raises(UsageError) as caught:
+        lower(fc8(SHAPES["mqa"]), 8, batch=2)
+    assert str(caught.value) == (
+        "2 tokens at once are not for --fc builtin, whose FULLY_CONNECTED takes one\n"
+        "  where: --prefill\n"
+        "  try:   --prefill 1, or --fc custom"
+    )
+
+
 @settings(max_examples=25)
 @given(configs(), st.data())
 def test_buffers_are_what_the_kernels_take(config, data):
     """Types by the kernel's name, sizes by the config; and nothing is declared that no op uses."""
-    context, batch = data.draw(st.integers(1, config.seq_len)), data.draw(st.integers(1, MAX_BATCH))
-    graph = lower(quantized(config, bits=data.draw(st.sampled_from([8, 4]))), context, batch=batch)
+    context = data.draw(st.integers(1, config.seq_len))
+    integers = data.draw(st.sampled_from([quantized(config, bits=8), quantized(config, bits=4), fc8(config)]))
+    batch = 1 if is_fc8(integers) else data.draw(st.integers(1, MAX_BATCH))
+    graph = lower(integers, context, batch=batch)
     assert graph.batch == batch
     used = {name for op in graph.ops for name in (*op.inputs, *op.outputs, *op.scratch)}
     assert used == set(graph.buffers)
@@ -94,7 +156,7 @@ def test_buffers_are_what_the_kernels_take(config, data):
         if op.kernel == "attention_s16":
             (scores,) = (graph.buffers[name] for name in op.scratch)
             assert (scores.dtype, scores.shape) == ("int16", (context,))
-        if op.kernel.startswith("linear"):
+        if op.kernel.startswith(("linear", "fc")):
             w = op.parameters["w"]
             assert isinstance(w, Linear)
             codes, scale = (graph.buffers[name] for name in op.inputs[-2:])
@@ -174,6 +236,13 @@ def check_ranges(graph: Graph) -> None:
             case kernel if kernel in (*LINEAR, *LINEAR4):
                 check_matrix(p["w"])
                 assert p["w"].bits == (8 if kernel in LINEAR else 4)
+            case "fc_s16" | "fc_add_s16":
+                check_linear(p["w"])
+                multiplier, shift = p["w"].fc
+                assert 2**30 <= multiplier <= 2**31 - 2**7
+                assert -31 <= shift <= 0
+                assert 1 <= p["w"].shift <= 32
+                assert p["w"].codes.shape[1] * 127 * 127 < 2**31
             case "rmsnorm_s16":
                 assert p["norm"].gain.dtype == np.int16
                 assert -14 <= p["norm"].gain_frac <= 15
@@ -203,10 +272,10 @@ def test_ranges_in_any_shape(config, seed, bits, data):
     check_ranges(lower(quantized(config, seed, bits), data.draw(st.integers(1, config.seq_len))))
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("integers", [quantized, functools.partial(quantized, bits=4), fc8], ids=["8", "4", "fc8"])
 @shapes()
-def test_ranges_on_the_zoo(config, bits):
-    check_ranges(lower(quantized(config, bits=bits), config.seq_len))
+def test_ranges_on_the_zoo(config, integers):
+    check_ranges(lower(integers(config), config.seq_len))
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -449,6 +518,64 @@ def test_an_accumulator_of_4_bits_beyond_its_shift(kernel):
     assert refused(graph(23)) == f"an accumulator can reach {weights * 127}, beyond 2**22" + where
     check_graph(graph(18, None))
     assert refused(graph(17, None)) == f"an accumulator can reach {65 * 8 * 127}, beyond 2**16" + where
+
+
+FC_GRAPH = lower(fc8(SHAPES["mqa"]), 8)
+
+
+def with_fc(label: str, w: Linear, layout: str = "plain") -> Graph:
+    ops, buffers = list(FC_GRAPH.ops), dict(FC_GRAPH.buffers)
+    index = [op.label for op in ops].index(label)
+    ops[index] = dataclasses.replace(ops[index], parameters={"w": w})
+    codes = ops[index].inputs[-2]
+    buffers[codes] = dataclasses.replace(buffers[codes], layout=layout)
+    return dataclasses.replace(FC_GRAPH, ops=tuple(ops), buffers=buffers)
+
+
+@pytest.mark.parametrize(("kernel", "label", "index"), [("fc_s16", "wk", 5), ("fc_add_s16", "wo", 10)])
+def test_a_matrix_beyond_what_fully_connected_computes(kernel, label, index):
+    where = f"\n  where: graph, op {index} ({kernel}, layers.0.{label})" + DEFECT
+    rows = np.ones(2, np.int16)
+    most = (2**31 - 1) // 127
+    wide = np.full((2, most // 127 + 1), 127, np.int8)
+    wide[:, -1] = most % 127
+    good = Linear(wide, rows, 32, fc=(2**30, -31))
+    check_graph(with_fc(f"layers.0.{label}", good))
+    check_graph(with_fc(f"layers.0.{label}", dataclasses.replace(good, shift=16, fc=(2**31 - 2**7, 0))))
+    wide = wide.copy()
+    wide[1, -1] += 1
+    for changes, what in (
+        ({"codes": wide}, f"an accumulator can reach {127 * (most + 1)}, beyond 2**31"),
+        ({"shift": 15}, "a shift of 15 is not in [16, 32]"),
+        ({"shift": 33}, "a shift of 33 is not in [16, 32]"),
+        ({"bits": 4}, f"int4 codes with an fc of ({2**30}, -31)"),
+        ({"fc": (2**30, 1)}, f"int8 codes with an fc of ({2**30}, 1)"),
+        ({"fc": (2**30, -32)}, f"int8 codes with an fc of ({2**30}, -32)"),
+        ({"fc": (2**30 - 128, 0)}, f"int8 codes with an fc of ({2**30 - 128}, 0)"),
+        ({"fc": (2**31, 0)}, f"int8 codes with an fc of ({2**31}, 0)"),
+        ({"fc": (2**30 + 64, 0)}, f"an fc multiplier of {2**30 + 64} has more than 24 significant bits"),
+    ):
+        assert refused(with_fc(f"layers.0.{label}", dataclasses.replace(good, **changes))) == what + where
+
+
+@pytest.mark.parametrize(("layout", "is_good"), [("padded16", True), ("words16", False), ("unsigned8", False)])
+def test_codes_that_fully_connected_cannot_read(layout, is_good):
+    graph = with_fc("layers.0.wo", FC_GRAPH.model.layers[0].wo, layout)
+    if is_good:
+        check_graph(graph)
+    else:
+        assert refused(graph) == (
+            f"codes that are {layout} cannot be read\n  where: graph, op 10 (fc_add_s16, layers.0.wo)" + DEFECT
+        )
+
+
+def test_codes_that_our_kernel_cannot_read():
+    """As wv found them, if it read a block made for FULLY_CONNECTED."""
+    codes = GRAPH.ops[find("linear_s8")].inputs[-2]
+    buffers = {**GRAPH.buffers, codes: dataclasses.replace(GRAPH.buffers[codes], layout="padded8")}
+    assert refused(dataclasses.replace(GRAPH, buffers=buffers)) == (
+        "codes that are padded8 cannot be read\n  where: graph, op 3 (linear_s16, layers.0.wq)" + DEFECT
+    )
 
 
 @pytest.mark.parametrize(("shift", "is_good"), [(15, False), (16, True), (32, True), (33, False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -18,10 +19,10 @@ import pytest
 import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import SHAPES, configs, model_of, quantized, random_tokenizer, random_tokens, shapes
+from zoo import SHAPES, configs, fc8, model_of, quantized, random_tokenizer, random_tokens, shapes
 
 from mcugen.errors import InputError, InternalError
-from mcugen.ir import Config, QuantizedModel, Tokenizer
+from mcugen.ir import FC_MATRICES, Config, QuantizedModel, Tokenizer
 from mcugen.lower import lower
 from mcugen.quantize import calibrate, quantize
 from mcugen.quantized_file import load_quantized, save_quantized
@@ -31,6 +32,7 @@ MQA, NARROW, GQA = SHAPES["mqa"], SHAPES["narrow"], SHAPES["gqa"]
 TOKENIZER = random_tokenizer(11)
 FULL = save_quantized(quantized(MQA), TOKENIZER)
 INT4 = save_quantized(quantized(MQA, bits=4), TOKENIZER)
+FC8 = save_quantized(fc8(MQA), TOKENIZER)
 
 
 def same(one: object, two: object) -> bool:
@@ -50,10 +52,15 @@ def same(one: object, two: object) -> bool:
 # ---------------------------------------------------------------- there and back
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+INTEGERS = pytest.mark.parametrize(
+    "integers", [quantized, functools.partial(quantized, bits=4), fc8], ids=["8", "4", "fc8"]
+)
+
+
+@INTEGERS
 @shapes()
-def test_a_model_comes_back(config: Config, bits: int, tmp_path: Path) -> None:
-    model = quantized(config, bits=bits)
+def test_a_model_comes_back(config: Config, integers: Callable[[Config], QuantizedModel], tmp_path: Path) -> None:
+    model = integers(config)
     content = save_quantized(model)
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -75,9 +82,9 @@ def test_any_shape_comes_back(config: Config, seed: int, bits: int) -> None:
     assert same(random_tokenizer(config.vocab_size), tokenizer)
 
 
-@pytest.mark.parametrize("bits", [8, 4])
-def test_what_comes_back_computes_the_same(bits: int) -> None:
-    model = quantized(GQA, bits=bits)
+@INTEGERS
+def test_what_comes_back_computes_the_same(integers: Callable[[Config], QuantizedModel]) -> None:
+    model = integers(GQA)
     loaded = load_quantized(save_quantized(model))[0]
     tokens = random_tokens(GQA, 20).tolist()
     one, two = (simulate(lower(m, 8), tokens) for m in (model, loaded))
@@ -250,10 +257,10 @@ def test_a_safetensors_file_of_something_else() -> None:
         assert refusal(packed({}, {"mcugen": text})) == (expected, again)
 
 
-@pytest.mark.parametrize("version", [1, 3, 0, "2", True, 2.0, None])
+@pytest.mark.parametrize("version", [1, 4, 0, "2", True, 2.0, None])
 def test_another_version(version: object) -> None:
     assert refusal(changed(lambda head, tensors: head.update(version=version))) == (
-        f"the file is of version {version!r}; this mcugen reads version 2",
+        f"the file is of version {version!r}; this mcugen reads version 2 and 3",
         "quantize the model again with this mcugen, or read it with the one that wrote it",
     )
 
@@ -310,7 +317,7 @@ def in_range(low: str, high: str) -> str:
 
 
 def counted(names: int) -> str:
-    return f"quantize the model again: version 2 has {names} of that kind here"
+    return f"quantize the model again: version 3 has {names} of that kind here"
 
 
 HEX = 'it must be a positive number in hexadecimal, as in "0x1.0p+0"'
@@ -465,6 +472,73 @@ def test_a_wrong_entry_of_an_int4_model_is_refused(change: Change, what: str, hi
     assert refusal(changed(change, INT4)) == (what, hint)
 
 
+def test_a_file_of_version_2_is_read() -> None:
+    """It has no fc; nothing else has changed since."""
+    for content, model in ((FULL, quantized(MQA)), (INT4, quantized(MQA, bits=4))):
+        assert header(content)["version"] == 3
+        assert same(load_quantized(changed(put("version", 2), content)), (model, TOKENIZER))
+    assert refusal(changed(put("version", 2), FC8)) == (
+        "integer 'layers.0.w1.fc_multiplier' is unknown", counted(36),
+    )  # fmt: skip
+
+
+def test_an_fc_is_two_integers_of_a_matrix() -> None:
+    integers = header(FC8)["integers"]
+    names = ("wq", "wk", "wo", "w1", "w3", "w2")
+    found = {
+        name: (integers[f"layers.0.{name}.fc_multiplier"], integers[f"layers.0.{name}.fc_shift"]) for name in names
+    }
+    assert found == {name: getattr(fc8(MQA).layers[0], name).fc for name in names}
+    assert sum("fc_" in name for name in integers) == 2 * len(names)
+    assert not any("fc_" in name for name in (*header(FULL)["integers"], *header(INT4)["integers"]))
+
+
+@pytest.mark.parametrize("shift", [16, 32])
+def test_the_shift_of_a_matrix_with_an_fc(shift: int) -> None:
+    load_quantized(changed(put("integers/layers.0.wk.shift", shift), FC8))
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "hint"),
+    [
+        (drop("integers/layers.0.wq.fc_multiplier"), "integer layers.0.wq.fc_multiplier is missing", counted(48)),
+        (drop("integers/layers.0.w2.fc_shift"), "integer layers.0.w2.fc_shift is missing", counted(48)),
+        (drop("integers/layers.0.wq.fc_shift"), "integer 'layers.0.w1.fc_multiplier' is unknown", counted(36)),
+        (put("integers/layers.0.wv.fc_shift", 0), "integer 'layers.0.wv.fc_shift' is unknown", counted(48)),
+        (put("integers/classifier.fc_shift", 0), "integer 'classifier.fc_shift' is unknown", counted(48)),
+        (put("integers/layers.0.wo.fc_shift", 1), "layers.0.wo.fc_shift is 1", in_range("-31", "0")),
+        (put("integers/layers.0.wo.fc_shift", -32), "layers.0.wo.fc_shift is -32", in_range("-31", "0")),
+        (put("integers/layers.0.wo.fc_shift", 0.0), "layers.0.wo.fc_shift is 0.0", in_range("-31", "0")),
+        (
+            put("integers/layers.0.w3.fc_multiplier", 2**30 - 128),
+            f"layers.0.w3.fc_multiplier is {2**30 - 128}",
+            in_range("1,073,741,824", "2,147,483,520"),
+        ),
+        (
+            put("integers/layers.0.w3.fc_multiplier", 2**31),
+            f"layers.0.w3.fc_multiplier is {2**31}",
+            in_range("1,073,741,824", "2,147,483,520"),
+        ),
+        (
+            put("integers/layers.0.w3.fc_multiplier", 2**30 + 64),
+            "layers.0.w3.fc_multiplier is 1,073,741,888",
+            "it must be a multiple of 128, as a float32 scale is",
+        ),
+        (put("integers/layers.0.w1.bits", 4), "layers.0.w1.bits is 4", in_range("8", "8")),
+        (put("integers/layers.0.w1.group", 32), "layers.0.w1.group is 32", GROUPS),
+        (put("integers/layers.0.w1.shift", 15), "layers.0.w1.shift is 15", in_range("16", "32")),
+        (put("integers/layers.0.wv.shift", 15), "layers.0.wv.shift is 15", in_range("16", "32")),
+        (
+            element("layers.0.wq.codes", -128),
+            "tensor layers.0.wq.codes holds -128",
+            "its values must be in [-127, 127]",
+        ),
+    ],
+)
+def test_a_wrong_entry_of_an_fc8_model_is_refused(change: Change, what: str, hint: str) -> None:
+    assert refusal(changed(change, FC8)) == (what, hint)
+
+
 def test_pieces_are_cut_where_they_may() -> None:
     size = sum(map(len, TOKENIZER.pieces))
     good = stored(FULL)["tokenizer.offsets"]
@@ -508,6 +582,31 @@ def test_an_accumulator_beyond_its_shift_is_refused(shift: int) -> None:
     assert refusal(save_quantized(wide_model(wide, codes, shift))) == (
         f"an accumulator of layers.0.w2.codes can reach {127 * (most + 1):,}",
         f"its shift keeps it below {2 ** (shift - 1):,}",
+    )
+
+
+def test_an_accumulator_of_fully_connected_must_fit_int32() -> None:
+    """Its bound has nothing to do with the shift, which applies to int8 codes."""
+    most = (2**31 - 1) // 127
+    codes = np.full((2, most // 127 + 1), -127, np.int8)
+    codes[:, -1] = most % 127
+    wide = dataclasses.replace(MQA, dim=2, n_heads=1, hidden_dim=codes.shape[1], vocab_size=2)
+
+    def content(w2: np.ndarray) -> bytes:
+        model = wide_model(wide, w2, 16)
+        w2_and_others = {
+            name: dataclasses.replace(getattr(model.layers[0], name), fc=(2**30, -31)) for name in FC_MATRICES
+        }
+        return save_quantized(
+            dataclasses.replace(model, layers=(dataclasses.replace(model.layers[0], **w2_and_others),))
+        )
+
+    load_quantized(content(codes))
+    codes = codes.copy()
+    codes[1, -1] += 1
+    assert refusal(content(codes)) == (
+        f"an accumulator of layers.0.w2.codes can reach {127 * (most + 1):,}",
+        "its fc keeps it below 2,147,483,648",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import deque
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import SHAPES, configs, quantized, random_tokens, shapes
+from zoo import SHAPES, configs, fc8, quantized, random_tokens, shapes
 
 from mcugen import kernels as k
 from mcugen.ir import Config, Graph, QuantizedModel
@@ -59,8 +60,10 @@ class ByHand:
 
     def linear(self, output: str, *operands: object) -> np.ndarray:
         """A matrix is the last operand."""
-        bits = "4" if operands[-1].bits == 4 else ""
-        return getattr(k, f"linear{bits}_{output}")(*operands)
+        *residual, x, scale, w = operands
+        if w.fc is not None:
+            return getattr(k, f"rescale_{output}")(*residual, k.fc_codes(x, w), scale, w)
+        return getattr(k, f"linear{'4' if w.bits == 4 else ''}_{output}")(*operands)
 
     def turn_back(self) -> None:
         """The oldest key goes to position 0; all keep their distances."""
@@ -96,14 +99,14 @@ def assert_equals_by_hand(graph: Graph, tokens: np.ndarray) -> None:
 # ---------------------------------------------------------------- against the step by hand
 
 
-@pytest.mark.parametrize("bits", [8, 4])
+@pytest.mark.parametrize("integers", [quantized, functools.partial(quantized, bits=4), fc8], ids=["8", "4", "fc8"])
 @pytest.mark.parametrize("share", ["one", "half", "whole"])
 @shapes()
-def test_prefill_equals_the_step_by_hand(config, share, bits):
+def test_prefill_equals_the_step_by_hand(config, share, integers):
     """Over many wraps of the ring and at least two re-basings; also with a context of 1 and of the trained length."""
     context = {"one": 1, "half": config.seq_len // 2 + 1, "whole": config.seq_len}[share]
     tokens = random_tokens(config, 4 * config.seq_len + 3)
-    assert_equals_by_hand(lower(quantized(config, bits=bits), context), tokens)
+    assert_equals_by_hand(lower(integers(config), context), tokens)
 
 
 @settings(max_examples=20)

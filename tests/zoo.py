@@ -16,6 +16,7 @@ import pytest
 from hypothesis import strategies as st
 
 from mcugen.checkpoints import read_checkpoint
+from mcugen.fc8 import to_fc8
 from mcugen.ir import NO_MERGE, Config, Model, QuantizedModel, Tokenizer
 from mcugen.quantize import calibrate, quantize
 from mcugen.tokenizer import encode, read_tokenizer
@@ -96,6 +97,12 @@ def quantized(config: Config, seed: int = 0, bits: int = 8) -> QuantizedModel:
     model = model_of(config, seed)
     sequences = random_tokens(config, 8 * config.seq_len, seed).reshape(8, -1)
     return quantize(model, calibrate(model, sequences, "random tokens"), bits)
+
+
+@functools.cache
+def fc8(config: Config, seed: int = 0) -> QuantizedModel:
+    """The same for TFLite Micro's FULLY_CONNECTED, calibrated on a few tokens."""
+    return to_fc8(quantized(config, seed), tokens=48)
 
 
 def random_tokenizer(vocab_size: int) -> Tokenizer:

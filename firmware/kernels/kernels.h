@@ -30,6 +30,13 @@ typedef struct {
     int32_t group;
 } mg_linear_t;
 
+/* What follows TFLite Micro's FULLY_CONNECTED: multiplier [rows] in [0, 2^15), 16 <= shift <= 32. */
+typedef struct {
+    const int16_t *multiplier;
+    int32_t rows;
+    int32_t shift;
+} mg_rescale_t;
+
 /* gain [dim] in Q(gain_frac), -14 <= gain_frac <= 15; eps >= 1 in squared units of the input. */
 typedef struct {
     const int16_t *gain;
@@ -82,6 +89,14 @@ void mg_linear4_s8(int8_t *ring, int32_t slot, const int8_t *x, const mg_scale_t
                    const mg_linear_t *w);
 void mg_linear4_add_s16(int16_t *y, const int16_t *residual, const int8_t *x, const mg_scale_t *scale, int32_t tokens,
                         const mg_linear_t *w);
+
+/* y [rows] = requantize(codes), saturated. codes [rows], any int8: products with a block of this scale, in units of
+ * FULLY_CONNECTED's output. */
+void mg_rescale_s16(int16_t *y, const int8_t *codes, const mg_scale_t *scale, const mg_rescale_t *rescale);
+
+/* y [rows] = residual + requantize(codes), saturated once; y may be residual. */
+void mg_rescale_add_s16(int16_t *y, const int16_t *residual, const int8_t *codes, const mg_scale_t *scale,
+                        const mg_rescale_t *rescale);
 
 /* y [dim] = x * gain / sqrt(sum(x^2) + eps). */
 void mg_rmsnorm_s16(int16_t *y, const int16_t *x, const mg_norm_t *norm);

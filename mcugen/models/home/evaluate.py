@@ -1,6 +1,6 @@
 """Measure a model: the share of utterances whose action it answers exactly.
 
-python -m mcugen.models.home.evaluate [FOLDER] [--integers]
+python -m mcugen.models.home.evaluate [FOLDER] [--integers [--fc builtin]]
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mcugen.fc8 import to_fc8
 from mcugen.generate import generate
 from mcugen.ir import Model, Tokenizer
 from mcugen.lower import lower
@@ -105,9 +107,15 @@ def _answer(model: Model, tokenizer: Tokenizer, prompts: NDArray[np.int64]) -> l
     return [_text(tokenizer, answer.tolist()) for answer in answers]
 
 
-def integer_generate(model: Model, tokenizer: Tokenizer) -> Generate:
-    """Return the simulator, which the firmware equals bit for bit, as a function from utterances to actions."""
-    graph = lower(quantize(model, self_calibration(model, eos=tokenizer.eos)), model.config.seq_len)
+def integer_generate(model: Model, tokenizer: Tokenizer, fc: str = "custom") -> Generate:
+    """Return the simulator, which the firmware equals bit for bit, as a function from utterances to actions.
+
+    fc: "builtin" for the integers of TFLite Micro's FULLY_CONNECTED.
+    """
+    quantized = quantize(model, self_calibration(model, eos=tokenizer.eos))
+    if fc == "builtin":
+        quantized = to_fc8(quantized, bos=tokenizer.bos, eos=tokenizer.eos)
+    graph = lower(quantized, model.config.seq_len)
     greedy = make_sampler(temperature=0, top_k=0, top_p=1, seed=0)
 
     def answer(text: str) -> str:
@@ -138,8 +146,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--size", type=int, default=1500, help="utterances drawn per suite")
     parser.add_argument("--integers", action="store_true", help="measure what the firmware computes")
+    parser.add_argument("--fc", choices=["custom", "builtin"], default="custom", help="of the integers' matrices")
     arguments = parser.parse_args()
-    answers = integer_generate if arguments.integers else float_generate
+    answers = partial(integer_generate, fc=arguments.fc) if arguments.integers else float_generate
     print(report(evaluate_all(answers(*load(arguments.folder)), arguments.size)))
 
 
