@@ -20,7 +20,7 @@ from rich.table import Table
 
 from mcugen import __version__, pipeline, sources
 from mcugen import bench as benches
-from mcugen.bench_report import Sheet, bench_sheets, comparison_sheets, gemv_sheets
+from mcugen.bench_report import bench_sheets, comparison_sheets, gemv_sheets
 from mcugen.boards import list_boards, load_board
 from mcugen.errors import McugenError, UsageError
 from mcugen.gemv import gemv_bench
@@ -30,7 +30,11 @@ from mcugen.layout import Layout, lay_out, make_firmware, plan_facts, plan_text
 from mcugen.project import write_file
 from mcugen.quantized_file import save_quantized
 from mcugen.sampler import make_sampler
+from mcugen.sheet import Sheet
 from mcugen.sources import Source, open_source, quantize_source
+from mcugen.tflm.layout import TflmLayout, lay_out_tflm
+from mcugen.tflm.report import tflm_sheets
+from mcugen.tflm.target import build_tflm_folder, custom_twin, tflm_facts, verify_tflm
 
 
 class _Group(click.Group):
@@ -105,6 +109,20 @@ _weights = click.option(
     type=click.Choice(["int8", "int4"]),
     help="Codes of the layers' matrices; int4 in groups of 32 columns.  [default: int8]",
 )
+_fc = click.option(
+    "--fc",
+    type=click.Choice(["custom", "builtin"]),
+    default="custom",
+    show_default=True,
+    help="The matrix kernels of a TFLite Micro build: ours, or its own FULLY_CONNECTED.",
+)
+_target = click.option(
+    "--target",
+    type=click.Choice(["c", "tflm"]),
+    default="c",
+    show_default=True,
+    help="What is generated: C that needs nothing else, or a .tflite and its ops for TensorFlow Lite Micro.",
+)
 _prefill = click.option(
     "--prefill",
     default=1,
@@ -131,6 +149,8 @@ class _Choice:
     board: str = "host"
     context: int | None = None
     prefill: int = 1
+    target: str = "c"
+    fc: str = "custom"
 
 
 def _choose(command: _Command) -> _Command:
@@ -144,7 +164,8 @@ def _choose(command: _Command) -> _Command:
     return run
 
 
-_named = _options(_model, _tokenizer, _calibrate, _weights, _choose)
+_named = _options(_model, _tokenizer, _calibrate, _weights, _fc, _choose)
+_targeted = _options(_target, _fc)
 _laid_out = _options(_model, _tokenizer, _calibrate, _weights, _board, _context, _prefill, _choose)
 
 
@@ -163,17 +184,15 @@ def mcugen() -> None:
 def _quantize(choice: _Choice, progress: sources.Progress) -> tuple[Source, QuantizedModel]:
     source = open_source(choice.model, choice.tokenizer)
     bits = None if choice.weights is None else int(choice.weights.removeprefix("int"))
-    return source, quantize_source(source, choice.calibrate, progress, bits)
+    return source, quantize_source(source, choice.calibrate, progress, bits, choice.fc)
 
 
-def _lay_out(choice: _Choice, progress: sources.Progress) -> tuple[Source, Layout, str]:
-    """What the options of a command name: the source, its layout on the board, and the command that generates it.
+def _command(choice: _Choice, board: Board) -> str:
+    """The command that generates what the options name.
 
-    That command goes into the generated files: the same for `build`, `verify` and `run`, so that they are the same
-    to the byte, and with file names only, so that they name no machine.
+    It goes into the generated files: the same for `build`, `verify` and `run`, so that they are the same to the byte,
+    and with file names only, so that they name no machine.
     """
-    board = load_board(choice.board)
-    source, quantized = _quantize(choice, progress)
     words = ["mcugen", "build", *([choice.model.name] if choice.model else [])]
     for option, path in (("--tokenizer", choice.tokenizer), ("--calibrate", choice.calibrate)):
         words += [option, path.name] if path else []
@@ -181,15 +200,44 @@ def _lay_out(choice: _Choice, progress: sources.Progress) -> tuple[Source, Layou
     words += ["--board", Path(choice.board).name if choice.board.endswith(".toml") else board.name]
     words += ["--context", str(choice.context)] if choice.context is not None else []
     words += ["--prefill", str(choice.prefill)] if choice.prefill != 1 else []
+    words += ["--target", choice.target] if choice.target != "c" else []
+    words += ["--fc", choice.fc] if choice.fc != "custom" else []
+    return shlex.join(words)
+
+
+def _lay_out(choice: _Choice, progress: sources.Progress) -> tuple[Source, Layout, str]:
+    """What the options of a command name: the source, its layout on the board, and the command that generates it."""
+    if choice.fc != "custom":
+        raise UsageError(
+            f"--fc {choice.fc} is for TensorFlow Lite Micro, which brings FULLY_CONNECTED",
+            where="--fc",
+            hint="add --target tflm, or leave --fc out",
+        )
+    board = load_board(choice.board)
+    source, quantized = _quantize(choice, progress)
     layout = lay_out(quantized, source.tokenizer, board, choice.context, choice.prefill)
-    return source, layout, shlex.join(words)
+    return source, layout, _command(choice, board)
+
+
+def _lay_out_tflm(choice: _Choice, progress: sources.Progress) -> tuple[Source, TflmLayout, str]:
+    """The same for --target tflm."""
+    if choice.prefill != 1:
+        raise UsageError(
+            "the TensorFlow Lite Micro target reads one token per invocation",
+            where="--prefill",
+            hint="leave --prefill out, or --target tflm",
+        )
+    board = load_board(choice.board)
+    source, quantized = _quantize(choice, progress)
+    tflm = lay_out_tflm(quantized, source.tokenizer, board, choice.context)
+    return source, tflm, _command(choice, board)
 
 
 # ---------------------------------------------------------------- commands
 
 
 @mcugen.command(epilog=_EPILOG, short_help="Write a C project with its firmware and reports.")
-@_options(_laid_out, _toolchain, _json)
+@_options(_targeted, _laid_out, _toolchain, _json)
 @click.option("--out", type=_PATH, metavar="DIR", help="Where to write.  [default: build/MODEL-BOARD]")
 @click.option(
     "--verify-tokens", type=_AT_LEAST_0, default=160, show_default=True, metavar="N", help="Tokens to verify."
@@ -206,6 +254,9 @@ def build(
     An earlier result in DIR is replaced; anything else there is left alone. Where the firmware differs from the
     simulator, or something is missing, nothing is written.
     """
+    if choice.target == "tflm":
+        _build_tflm(choice, toolchain, as_json, out, verify_tokens)
+        return
     with _progress() as progress:
         source, layout, command = _lay_out(choice, progress)
         folder = out or Path("build") / f"{layout.name}-{layout.board.name}"
@@ -244,6 +295,36 @@ def build(
     _print_ladder(built.ladder)
 
 
+def _build_tflm(choice: _Choice, toolchain: str, as_json: bool, out: Path | None, verify_tokens: int) -> None:
+    with _progress() as progress:
+        source, tflm, command = _lay_out_tflm(choice, progress)
+        layout = tflm.layout
+        folder = out or Path("build") / f"{layout.name}-{layout.board.name}-tflm"
+        built = build_tflm_folder(
+            source,
+            custom_twin(source, layout.graph.model, choice.calibrate, progress),
+            tflm,
+            folder,
+            toolchain=toolchain,
+            command=command,
+            tokens=verify_tokens,
+            progress=progress,
+        )
+    if as_json:
+        _print_json(
+            {
+                "out": str(folder),
+                "plan": plan_facts(layout),
+                "tflm": tflm_facts(tflm),
+                "comparison": built.comparison.to_json() if built.comparison else None,
+                "verification": built.ladder.to_json() if built.ladder else None,
+            }
+        )
+        return
+    _print_sheets(tflm_sheets(tflm, built.comparison, str(folder)))
+    _print_ladder(built.ladder)
+
+
 def _share(used: int, size: int) -> str:
     return f"{used:,} of {size:,} B ({100 * used / size:.1f} %)"
 
@@ -267,7 +348,7 @@ def _print_ladder(ladder: Ladder | None) -> None:
 
 
 @mcugen.command(epilog=_EPILOG, short_help="Compare the firmware with the simulator, op by op.")
-@_options(_laid_out, _toolchain, _json)
+@_options(_targeted, _laid_out, _toolchain, _json)
 @click.option(
     "--tokens", type=_AT_LEAST_1, default=600, show_default=True, metavar="N", help="Greedy tokens to feed."
 )
@@ -282,11 +363,15 @@ def verify(
     First the C on this computer, with sanitizers; then the ELF that is flashed, in an emulator; then its console.
     """
     with _progress() as progress:
-        _, layout, command = _lay_out(choice, progress)
-        firmware = None
-        if layout.board.core != "host":
-            firmware = make_firmware(layout, toolchain, command, progress)
-        ladder = climb(layout, firmware, tokens, command, toolchain=toolchain, progress=progress)
+        if choice.target == "tflm":
+            _, tflm, command = _lay_out_tflm(choice, progress)
+            ladder = verify_tflm(tflm, tokens, command, toolchain=toolchain, progress=progress)
+        else:
+            _, layout, command = _lay_out(choice, progress)
+            firmware = None
+            if layout.board.core != "host":
+                firmware = make_firmware(layout, toolchain, command, progress)
+            ladder = climb(layout, firmware, tokens, command, toolchain=toolchain, progress=progress)
     if as_json:
         _print_json(ladder.to_json())
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mcugen import __version__
@@ -14,7 +15,8 @@ from mcugen.ir import Board, Firmware, Graph, Plan, Project, QuantizedModel, Tok
 from mcugen.lower import lower
 from mcugen.plan import check_plan, plan_memory
 from mcugen.plan_report import plan_json, plan_report
-from mcugen.render import PROMPT_TOKENS, Provenance, render_c
+from mcugen.render import render_c
+from mcugen.rendering import PROMPT_TOKENS, Provenance
 from mcugen.sources import Progress, silent
 from mcugen.tokenizer import tokenizer_tables
 from mcugen.toolchain import build, find_toolchain
@@ -49,17 +51,34 @@ def lay_out(
     batch: tokens of a prompt that a forward pass takes at once.
     Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
     """
-    tables = tokenizer_tables(tokenizer)
-    vocabulary = sum(t.nbytes for t in (tables.bytes, tables.offsets, tables.ranks, tables.order))
-    code = choose_family(board.features).code_bytes + vocabulary
+    code = choose_family(board.features).code_bytes + vocabulary_bytes(tokenizer)
 
-    def planned(slots: int) -> tuple[Graph, Plan, Demand]:
+    def planned(slots: int) -> Planned:
         graph = lower(model, slots, board.features, batch)
         plan = plan_memory(graph, board)
         calls = OP_BYTES * (len(graph.ops) + len(graph.rebase))
         return graph, plan, demand_of(graph, plan, code_bytes=code + calls, static_bytes=STATIC_BYTES)
 
-    largest = largest_context(lambda slots: planned(slots)[2].ram <= board.ram.size, model.config.seq_len)
+    return fit_context(planned, tokenizer, board, context, model.config.seq_len)
+
+
+Planned = tuple[Graph, Plan, Demand]
+
+
+def vocabulary_bytes(tokenizer: Tokenizer) -> int:
+    """What a vocabulary takes of the flash."""
+    tables = tokenizer_tables(tokenizer)
+    return sum(t.nbytes for t in (tables.bytes, tables.offsets, tables.ranks, tables.order))
+
+
+def fit_context(
+    planned: Callable[[int], Planned], tokenizer: Tokenizer, board: Board, context: int | None, trained: int
+) -> Layout:
+    """The layout for `context`, or for the largest context up to the trained one that fits the board.
+
+    planned: graph, plan and demand for a context. Raises DoesNotFitError where flash or RAM are too small.
+    """
+    largest = largest_context(lambda slots: planned(slots)[2].ram <= board.ram.size, trained)
     graph, plan, demand = planned(max(largest, 1) if context is None else context)
     check_plan(graph, plan)
     check_fits(graph, plan, board, demand, ram_at=lambda slots: planned(slots)[2].ram, boards=list_boards())

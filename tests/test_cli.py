@@ -338,7 +338,7 @@ def test_verify_ends_with_6_where_the_board_would_not_survive(files: Files, monk
     ladder.require_unicorn()
     line = "    const uint16_t id = (uint16_t)token;\n"
     plant(monkeypatch, line, f"    *(volatile uint32_t *)0x08000000u = (uint32_t)token;\n{line}", "tiny.c")
-    monkeypatch.setattr(rungs._Rungs, "host", lambda *_: None)
+    monkeypatch.setattr(rungs.Rungs, "host", lambda *_: None)
     result = cli("verify", *files.named, "--tokens", 5)
     assert result.exit_code == 6
     assert result.stderr.startswith("Error: tiny_step+0x")
@@ -510,6 +510,34 @@ def test_quantize_with_small_weights(files: Files) -> None:
             "  try:   name the float checkpoint it was made from, or leave --weights out\n",
             "plan", f"{name}.safetensors", "--weights", f"int{other}",
         )  # fmt: skip
+
+
+def test_fully_connected(files: Files) -> None:
+    """A file, figures of their own, and no way around what it is for."""
+    text = ["--text", files.folder / "text.txt", "--tokens", 30, "--json"]
+    done("quantize", *files.named, "--out", "int8.safetensors")
+    found = json.loads(done("quantize", *files.named, "--fc", "builtin", "--out", "fc8.safetensors", "--json"))
+    assert found["recipe"].startswith("w8a8kv8-fc8, ")
+    for name in ("int8", "fc8"):  # of our own kernels' integers; of itself
+        done("quantize", f"{name}.safetensors", "--fc", "builtin", "--out", "again.safetensors")
+        assert Path("again.safetensors").read_bytes() == Path("fc8.safetensors").read_bytes()
+    ours, theirs = (json.loads(done("eval", *files.named, *text, "--fc", fc)) for fc in ("custom", "builtin"))
+    assert theirs["float_perplexity"] == ours["float_perplexity"]
+    assert theirs["kl"] > ours["kl"]
+    failed(
+        2,
+        "Error: tiny is quantised for TFLite Micro's FULLY_CONNECTED\n"
+        "  where: --fc\n"
+        "  try:   --fc builtin, or name the checkpoint it was made from\n",
+        "plan", "fc8.safetensors",
+    )  # fmt: skip
+    failed(
+        2,
+        "Error: FULLY_CONNECTED multiplies int8 weights only; those of tiny are int4\n"
+        "  where: --fc\n"
+        "  try:   --fc custom\n",
+        "eval", *files.named, *text, "--weights", "int4", "--fc", "builtin",
+    )  # fmt: skip
 
 
 def test_quantize_writes_a_file_that_every_command_takes(files: Files) -> None:

@@ -15,22 +15,25 @@ PACKAGE = Path(mcugen.__file__).resolve().parent
 
 # A module imports only modules of lower ranks, with its own package's submodules alike.
 RANKS = {
-    0: ("", "errors", "resources", "tables", "layouts", "packing.stream"),
-    1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "emulate.registers", "emulate.gdb", "emulate.instructions"),
+    0: ("", "errors", "resources", "tables", "layouts", "packing.stream", "sheet", "tflm"),
+    1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "emulate.registers", "emulate.gdb", "emulate.instructions",
+        "tflm.model"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
     2: ("kernels", "cycles", "sampler", "packing", "families", "tokenizer", "checkpoints", "boards", "ports", "flags", "project",
         "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
-        "emulate.host_worker"),
-    3: ("console", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "render", "toolchain", "emulate.host",
-        "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt"),
-    4: ("quantize", "evaluate", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin"),
-    5: ("emulate.unicorn_machine", "emulate.qemu_core", "sources"),
-    6: ("emulate.cortex_m", "emulate.riscv", "emulate.qemu_machine", "layout"),
-    7: ("emulate.machines",),
-    8: ("ladder", "bench", "gemv"),
-    9: ("pipeline", "bench_report"),
-    10: ("cli",),
-    11: ("__main__",),
+        "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
+    3: ("console", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host",
+        "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt", "tflm.lowering", "tflm.interpreter"),
+    4: ("render", "quantize", "evaluate", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
+        "tflm.render"),
+    5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8"),
+    6: ("emulate.cortex_m", "emulate.riscv", "emulate.qemu_machine", "sources"),
+    7: ("emulate.machines", "layout"),
+    8: ("ladder", "bench", "gemv", "tflm.layout"),
+    9: ("pipeline", "bench_report", "tflm.rungs", "tflm.report"),
+    10: ("tflm.target",),
+    11: ("cli",),
+    12: ("__main__",),
 }  # fmt: skip
 RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
 
@@ -41,18 +44,27 @@ PASSES = {"checkpoints", "quantize", "lower", "plan", "render", "toolchain", "ve
 DOORS = {
     "click": {"cli"},
     "rich": {"cli"},
-    "jinja2": {"render"},
-    "subprocess": {"toolchain", "emulate.host", "emulate.host_console", "emulate.qemu", "emulate.qemu_core"},
+    "jinja2": {"rendering"},
+    "subprocess": {
+        "toolchain",
+        "emulate.host",
+        "emulate.host_console",
+        "emulate.qemu",
+        "emulate.qemu_core",
+        "tflm.interpreter",
+    },
+    "tflite_micro": {"tflm.interpreter_worker"},
     "tomllib": {"boards"},
     "unicorn": {"emulate.unicorn_machine", "emulate.cortex_m", "emulate.riscv"},
     "elftools": {"toolchain", "emulate.elf"},
+    "flatbuffers": {"tflm.flatbuffer"},
     "intelhex": {"toolchain"},
     "safetensors": {"quantized_file"},
     "torch": {"models.home.train"},
 }
 ANYWHERE = {"numpy", *sys.stdlib_module_names} - set(DOORS)
 WRITERS = {"project", "cache", "toolchain", "emulate.host", "emulate.host_console", "emulate.profile_hook",
-           "emulate.qemu", "emulate.qemu_core", "emulate.count_plugin"}  # fmt: skip
+           "emulate.qemu", "emulate.qemu_core", "emulate.count_plugin", "tflm.interpreter"}  # fmt: skip
 PRINTERS = {"cli", "emulate.host_worker"}  # and the scripts of models.home
 
 
