@@ -197,11 +197,45 @@ V6M = _scalar(
 FAMILIES: tuple[Family, ...] = (MVE, DSP7, DSP, RV32, V7M, V6M, Family("portable"))
 
 
+_NO_C = KernelVariant("", ())
+
+
+def _tvm_kernels(int8: KernelVariant = _NO_C, int4: KernelVariant = _NO_C) -> dict[str, KernelVariant]:
+    """int8, int4: what the products with such weights call. All else is Apache TVM's alone."""
+    return dict.fromkeys(PORTABLE, _NO_C) | dict.fromkeys(LINEAR, int8) | dict.fromkeys(LINEAR4, int4)
+
+
+def _tvm_dsp(folder: str) -> dict[str, KernelVariant]:
+    """folder: as that of _dsp_kernels."""
+    s8, s4 = (f"kernels/{folder}/gemv_{codes}_{folder}.S" for codes in ("s8", "s4"))
+    groups, finish = "kernels/dsp/gemv_s4_groups_dsp.S", "kernels/dsp/finish_dsp.S"
+    return _tvm_kernels(
+        KernelVariant("mg_gemv_s8_dsp", (s8, finish)), KernelVariant("mg_gemv_s4_dsp", (s4, groups, finish))
+    )
+
+
+_TVM_MVE = _tvm_kernels(
+    KernelVariant("mg_linear_s16_mve", ("kernels/mve/linear_mve.S", "kernels/mve/gemv_s8_mve.S")),
+    KernelVariant(
+        "mg_linear4_s16_mve",
+        ("kernels/mve/linear_mve.S", "kernels/mve/gemv_s4_mve.S", "kernels/mve/gemv_s4_groups_mve.S"),
+    ),
+)
+
+# Layouts of the microTVM target, whose kernels Apache TVM makes: what its matrix intrinsics read, all else plain.
+TVM_FAMILIES: tuple[Family, ...] = (
+    Family("tvm_mve", frozenset({"mve"}), codes="padded16", packing="mve", kernels=_TVM_MVE),
+    Family("tvm_dsp7", DSP7.needs, codes="words16", packing="dsp", kernels=_tvm_dsp("dsp7")),
+    Family("tvm_dsp", DSP.needs, codes="words16", packing="dsp", kernels=_tvm_dsp("dsp")),
+    Family("tvm", kernels=_tvm_kernels()),
+)
+
+
 def family_named(name: str) -> Family:
     """The family of that name."""
-    return next(family for family in FAMILIES if family.name == name)
+    return next(family for family in (*FAMILIES, *TVM_FAMILIES) if family.name == name)
 
 
-def choose_family(features: frozenset[str]) -> Family:
-    """The first family whose needs are among the core's features."""
-    return next(family for family in FAMILIES if family.needs <= features)
+def choose_family(features: frozenset[str], families: tuple[Family, ...] | None = None) -> Family:
+    """The first of `families`, of FAMILIES if none are given, whose needs are among the core's features."""
+    return next(family for family in families or FAMILIES if family.needs <= features)

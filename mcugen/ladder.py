@@ -14,7 +14,7 @@ from mcugen.emulate.machine import Machine, Profile
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import MismatchError, ToolError
 from mcugen.generate import generate, prompt_tokens
-from mcugen.ir import Firmware, Graph, Tokenizer, VerificationReport
+from mcugen.ir import Firmware, Graph, Project, Tokenizer, VerificationReport
 from mcugen.layout import Layout, make_project, on_host
 from mcugen.sampler import make_sampler
 from mcugen.simulate import Simulator, greedy
@@ -151,7 +151,7 @@ class Rungs:
             raise error
         self.skipped.append(Skipped(rung, f"{error.what}; {error.hint}"))
 
-    def _verify(self, machine: Machine, layout: Layout, rung: str, title: str) -> None:
+    def climb_machine(self, machine: Machine, layout: Layout, rung: str, title: str) -> None:
         """Op by op, and then a prompt as the application reads it."""
         graph, plan = layout.graph, layout.plan
         try:
@@ -172,10 +172,15 @@ class Rungs:
         finally:
             machine.close()
 
-    def host(self, command: str, name: str) -> None:
-        """Rung 3: the same C on this computer, with sanitizers where the compiler has them."""
+    def host(
+        self, command: str, name: str, here: Layout | None = None, make: Callable[..., Project] = make_project
+    ) -> None:
+        """Rung 3: the same C on this computer, with sanitizers where the compiler has them.
+
+        here: the layout on this computer, and make: its project, if it is not that of the standalone target.
+        """
         rung = "rung 3, host"
-        layout = on_host(self.layout)
+        layout = here or on_host(self.layout)
         try:
             toolchain = find_toolchain(name, layout.board)
         except ToolError as error:
@@ -184,10 +189,10 @@ class Rungs:
         flags, sanitize = _sanitizer_flags(toolchain.kind)
         if not sanitize and tools_required():
             find_libasan()
-        project = make_project(layout, command, observed=True)
+        project = make(layout, command, observed=True)
         library = build(project, toolchain, opt="-O1", extra_flags=flags, shared=True)
         title = f"host build ({toolchain.title}{', ASan and UBSan' if sanitize else ''})"
-        self._verify(HostMachine(library, sanitize=sanitize), layout, rung, title)
+        self.climb_machine(HostMachine(library, sanitize=sanitize), layout, rung, title)
 
     def emulated(self, firmware: Firmware) -> None:
         """Rung 4: the ELF that is flashed, op by op in the board's emulator, then its console there and in QEMU."""
@@ -199,7 +204,7 @@ class Rungs:
         except ToolError as error:
             self.skip(f"{rung}, op by op", error)
         else:
-            self._verify(machine, self.layout, rung, f"{machine.title} ({firmware.toolchain})")
+            self.climb_machine(machine, self.layout, rung, f"{machine.title} ({firmware.toolchain})")
             if self.differs():
                 return
             self._profile(firmware)

@@ -148,12 +148,19 @@ def _key_parameters(model: QuantizedModel, layer: QuantizedLayer) -> dict[str, A
     return {"rope_step": model.rope_step, "zero": layer.key_zero, "shift": layer.key_shift}
 
 
-def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozenset(), batch: int = 1) -> Graph:
+def lower(
+    model: QuantizedModel,
+    context: int,
+    features: frozenset[str] = frozenset(),
+    batch: int = 1,
+    families: tuple[Family, ...] | None = None,
+) -> Graph:
     """Write down a forward pass for a KV ring of `context` slots on a core with `features`.
 
-    batch: tokens of a prompt that a pass takes at once, at most. Raises UsageError where the context is not in
-    [1, trained context], or the batch not in [1, MAX_BATCH] or not for this core and model; InputError where a head
-    is too wide. Where a matrix has an fc, its op is FULLY_CONNECTED and what follows it (kernels.fc_s16).
+    batch: tokens of a prompt that a pass takes at once, at most. families: of kernels, to choose from. Where a matrix
+    has an fc, its op is FULLY_CONNECTED and what follows it (kernels.fc_s16). Raises UsageError where the context is
+    not in [1, trained context], or the batch not in [1, MAX_BATCH] or not for this core and model; InputError where a
+    head is too wide.
     """
     config = model.config
     if config.head_dim > MAX_HEAD_DIM:
@@ -180,7 +187,7 @@ def lower(model: QuantizedModel, context: int, features: frozenset[str] = frozen
             where="--prefill",
             hint="--prefill 1, or --fc custom",
         )
-    family = choose_family(features)
+    family = choose_family(features, families)
     if batch > 1 and config.hidden_dim % 2 and family.kernels:  # all other vectors have an even length
         raise UsageError(
             f"{batch} tokens at once need a hidden_dim that is even, for kernels that read two values at a time; "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from mcugen.emulate import host_console
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import UsageError
 from mcugen.evaluate import Evaluation, GreedyAgreement, clean_text, evaluate, greedy_agreement
-from mcugen.ir import Firmware, Graph, QuantizedModel
-from mcugen.ladder import Ladder, climb, ladder_text
+from mcugen.ir import Firmware, Graph, Project, QuantizedModel
+from mcugen.ladder import Ladder, Rungs, climb, ladder_text
 from mcugen.layout import Layout, compile_project, make_project, plan_facts, plan_text
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
@@ -86,24 +86,28 @@ def build_folder(
     command: str,
     tokens: int,
     progress: Progress = silent,
+    make: Callable[[Layout, str], Project] = make_project,
+    host: Callable[[Rungs], None] | None = None,
+    more: Callable[[Firmware, Ladder | None], Mapping[str, bytes]] | None = None,
 ) -> Built:
     """Render, compile, verify over `tokens` tokens (0: not at all), and write everything as one folder.
 
-    Raises MismatchError, with nothing written, where the firmware differs from the simulator.
+    make, host: the project and rung 3 of a target that is not the standalone one; more: files that it adds. Raises
+    MismatchError, with nothing written, where the firmware differs from the simulator.
     """
     check_replaceable(out)
-    project = make_project(layout, command)
+    project = make(layout, command)
     firmware = compile_project(project, toolchain, progress)
     on_host = layout.board.core == "host"
     ladder = None
     if tokens:
         flashed = None if on_host else firmware
-        ladder = climb(layout, flashed, tokens, command, toolchain=toolchain, progress=progress)
+        ladder = climb(layout, flashed, tokens, command, toolchain=toolchain, progress=progress, host=host)
         ladder.raise_for_difference()
 
     files: dict[str, bytes] = dict(project.files)
     files["memory.txt"] = plan_text(layout).encode()
-    files["memory.json"] = _json(plan_facts(layout))
+    files["memory.json"] = json_bytes(plan_facts(layout))
     files["model.safetensors"] = save_quantized(model, source.tokenizer)
     if on_host:
         files["application"] = firmware.image
@@ -111,14 +115,16 @@ def build_folder(
         files |= {"firmware.elf": firmware.image, "firmware.bin": to_bin(firmware.image)}
         files["firmware.hex"] = to_hex(firmware.image)
     if ladder is not None:
-        files["verification.json"] = _json(ladder.to_json())
+        files["verification.json"] = json_bytes(ladder.to_json())
         files["verification.txt"] = ladder_text(ladder).encode()
-    files[MARKER] = _json(build_facts(layout, firmware, command, files))
+    files |= {} if more is None else more(firmware, ladder)
+    files[MARKER] = json_bytes(build_facts(layout, firmware, command, files))
     write_folder(files, out, executables=("application",))
     return Built(out, layout, firmware, ladder)
 
 
-def _json(value: Mapping[str, object]) -> bytes:
+def json_bytes(value: Mapping[str, object]) -> bytes:
+    """A value as the build folder keeps it."""
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 

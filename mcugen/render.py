@@ -11,32 +11,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mcugen.cores import CORES, GCC_PREFIXES
-from mcugen.ctext import identifier, model_prefix, string_literal, wrapped
-from mcugen.flags import assemble_flags, compile_flags, link_flags
-from mcugen.ir import Board, Buffer, Graph, Linear, Op, Plan, Project, Tokenizer
+from mcugen.ctext import identifier, model_prefix, wrapped
+from mcugen.ir import Board, Graph, Linear, Op, Plan, Project, Tokenizer
 from mcugen.layouts import LAYOUTS
 from mcugen.packing import pack
 from mcugen.ports import port_files
 from mcugen.rendering import (
     APPLICATION,
     INCLUDE_DIRS,
-    LONGEST_PROMPT,
-    PROMPT_TOKENS,
     RUNTIME,
     Constants,
     Provenance,
+    build_variables,
     fill,
-    flags_text,
-    generate_prototype,
     kernel_files,
     kernel_headers,
     kernel_sources,
-    memory_map,
-    vocabulary_variables,
+    model_variables,
+    offset_lines,
+    op_comment,
 )
 from mcugen.resources import data_dir
-from mcugen.tokenizer import tokenizer_tables
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,40 +132,12 @@ def _view(graph: Graph, buffer: str, token: str) -> str:
     return f"{_VIEWS.get(stored, 'u8')}({identifier(buffer).upper()}){step}"
 
 
-def _shape(buffer: Buffer) -> str:
-    """int8[128][32]; with the tokens of a forward pass in front, and the layout behind, where there are several."""
-    tokens = f"[{buffer.tokens}]" if buffer.tokens > 1 else ""
-    layout = "" if buffer.layout == "plain" else f" ({buffer.layout.replace('_', ' ')})"
-    return f"{buffer.dtype}{tokens}[{']['.join(map(str, buffer.shape))}]{layout}"
-
-
-def _comment(op: Op, graph: Graph) -> str:
-    """What an op does to which shapes: "layers.0.wq: int8[64], int32[2] -> int16[64]"."""
-
-    def shapes(names: tuple[str, ...]) -> str:
-        return ", ".join(_shape(graph.buffers[name]) for name in names)
-
-    return f"{op.label}: {shapes(op.inputs) or 'token'} -> {shapes(op.outputs)}{' (one slot)' if op.row else ''}"
-
-
 def _call(index: int, op: Op, graph: Graph, constants: Constants) -> _Call:
     arguments = _arguments(op, graph, constants)
     looped = _is_batched(op, graph) and not op.kernel.startswith("linear")
     head = f"{op.variant.symbol}("
     text = head + wrapped(arguments, len(head) + (8 if looped else 4)) + ");"
-    return _Call(index, _comment(op, graph), text, looped)
-
-
-def _offsets(graph: Graph, plan: Plan) -> list[str]:
-    """The enumerators of the arena, by offset, each with what lies there."""
-    ordered = sorted(plan.offsets.items(), key=lambda item: item[::-1])
-    names = [f"{identifier(name).upper()} = {offset}," for name, offset in ordered]
-    names[-1] = names[-1][:-1]
-    width = max(map(len, names))
-    buffers = [graph.buffers[name] for name, _ in ordered]
-    kept = [", kept from token to token" if buffer.state else "" for buffer in buffers]
-    rows = zip(names, buffers, kept, strict=True)
-    return [f"{name.ljust(width)} /* {_shape(buffer)}{note} */" for name, buffer, note in rows]
+    return _Call(index, op_comment(op, graph), text, looped)
 
 
 def render_c(
@@ -205,22 +172,10 @@ def render_c(
     model_files = [f"{prefix}.c", f"{prefix}_weights.c", f"{prefix}_vocabulary.c"]
     sources = (*port_sources, *application, *model_files, *kernel_sources(graph), *RUNTIME, op_done)
     on_host = board.core == "host"
-    script = [] if on_host else ["-T", "linker.ld"]
     variables = {
-        "prefix": prefix,
-        "PREFIX": prefix.upper(),
-        "name": prefix,
-        "title": string_literal(f"{graph.model.name} on {board.name}"),
-        "provenance": provenance,
-        "config": graph.model.config,
-        "context": graph.context,
-        "max_position": graph.model.max_position,
-        "max_tokens": max_tokens,
-        "prompt_tokens": PROMPT_TOKENS + len(suffix),
-        "plan": plan,
-        "longest_prompt": LONGEST_PROMPT,
-        "generate": generate_prototype(prefix),
-        "offsets": _offsets(graph, plan),
+        **model_variables(graph, board, tokenizer, suffix, provenance, max_tokens),
+        "arena_bytes": plan.arena_bytes,
+        "offsets": offset_lines(graph, plan),
         "logits": identifier(graph.logits).upper(),
         "calls": [call for call, op in zip(calls, graph.ops, strict=True) if not op.last],
         "head_calls": [call for call, op in zip(calls, graph.ops, strict=True) if op.last],
@@ -231,20 +186,7 @@ def render_c(
         "views_u8": any(re.search(r"\bu8\(", call.text) for call in (*calls, *rebase)),
         "arrays": constants.arrays,
         "structs": constants.structs,
-        **memory_map(board, plan.stack_bytes),
-        "sources": sources,
-        "include_dirs": [".", *INCLUDE_DIRS],
-        "linker_script": "linker.ld",
-        "is_host": on_host,
-        "gcc_prefix": GCC_PREFIXES.get(CORES[board.core].family, ""),
-        "has_assembly": any(source.endswith(".S") for source in sources),
-        "cflags": flags_text(compile_flags(board, "gcc")),
-        "asflags": flags_text(assemble_flags(board, "gcc")),
-        "ldflags": flags_text([*script, *link_flags(board, "gcc")]),
-        "zig_cflags": flags_text(compile_flags(board, "zig")),
-        "zig_asflags": flags_text(assemble_flags(board, "zig")),
-        "zig_ldflags": flags_text([*script, *link_flags(board, "zig")]),
-        **vocabulary_variables(tokenizer_tables(tokenizer), suffix, prefix),
+        **build_variables(board, plan, sources, (".", *INCLUDE_DIRS)),
     }
     rendered = {
         "c/model.h.j2": f"{prefix}.h",

@@ -10,11 +10,13 @@ import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from mcugen.ctext import C_TYPES, array_body, wrapped
+from mcugen.cores import CORES, GCC_PREFIXES
+from mcugen.ctext import C_TYPES, array_body, identifier, model_prefix, string_literal, wrapped
 from mcugen.families import family_named
-from mcugen.ir import Board, Graph
+from mcugen.flags import assemble_flags, compile_flags, link_flags
+from mcugen.ir import Board, Buffer, Graph, Op, Plan, Tokenizer
 from mcugen.resources import data_dir
-from mcugen.tokenizer import TokenizerTables
+from mcugen.tokenizer import TokenizerTables, tokenizer_tables
 
 LONGEST_PROMPT = 160  # bytes: a line of the console
 PROMPT_TOKENS = LONGEST_PROMPT + 2  # before merging: one per byte, bos and the space in front
@@ -148,6 +150,82 @@ def kernel_headers(graph: Graph) -> list[str]:
     """The headers with the prototypes of a graph's kernels, as C includes them."""
     own = family_named(graph.family).headers[:1]
     return [path.removeprefix("kernels/") for path in ("kernels/kernels.h", *own)]
+
+
+def _shape(buffer: Buffer) -> str:
+    """int8[128][32]; with the tokens of a forward pass in front, and the layout behind, where there are several."""
+    tokens = f"[{buffer.tokens}]" if buffer.tokens > 1 else ""
+    layout = "" if buffer.layout == "plain" else f" ({buffer.layout.replace('_', ' ')})"
+    return f"{buffer.dtype}{tokens}[{']['.join(map(str, buffer.shape))}]{layout}"
+
+
+def op_comment(op: Op, graph: Graph) -> str:
+    """What an op does to which shapes: "layers.0.wq: int8[64], int32[2] -> int16[64]"."""
+
+    def shapes(names: tuple[str, ...]) -> str:
+        return ", ".join(_shape(graph.buffers[name]) for name in names)
+
+    return f"{op.label}: {shapes(op.inputs) or 'token'} -> {shapes(op.outputs)}{' (one slot)' if op.row else ''}"
+
+
+def offset_lines(graph: Graph, plan: Plan) -> list[str]:
+    """The enumerators of the arena, by offset, each with what lies there."""
+    ordered = sorted(plan.offsets.items(), key=lambda item: item[::-1])
+    names = [f"{identifier(name).upper()} = {offset}," for name, offset in ordered]
+    names[-1] = names[-1][:-1]
+    width = max(map(len, names))
+    buffers = [graph.buffers[name] for name, _ in ordered]
+    kept = [", kept from token to token" if buffer.state else "" for buffer in buffers]
+    rows = zip(names, buffers, kept, strict=True)
+    return [f"{name.ljust(width)} /* {_shape(buffer)}{note} */" for name, buffer, note in rows]
+
+
+def model_variables(
+    graph: Graph, board: Board, tokenizer: Tokenizer, suffix: list[int], provenance: Provenance, max_tokens: int
+) -> dict[str, object]:
+    """What the interface of a model places, its application and its vocabulary.
+
+    suffix: tokens that follow every prompt. max_tokens: the application's longest answer.
+    """
+    prefix = model_prefix(graph.model.name)
+    return {
+        "prefix": prefix,
+        "PREFIX": prefix.upper(),
+        "name": prefix,
+        "title": string_literal(f"{graph.model.name} on {board.name}"),
+        "provenance": provenance,
+        "config": graph.model.config,
+        "context": graph.context,
+        "max_position": graph.model.max_position,
+        "max_tokens": max_tokens,
+        "prompt_tokens": PROMPT_TOKENS + len(suffix),
+        "longest_prompt": LONGEST_PROMPT,
+        "generate": generate_prototype(prefix),
+        **vocabulary_variables(tokenizer_tables(tokenizer), suffix, prefix),
+    }
+
+
+def build_variables(
+    board: Board, plan: Plan, sources: Sequence[str], include_dirs: Sequence[str]
+) -> dict[str, object]:
+    """What Makefile.j2 and linker.ld.j2 place, and README.md.j2 of it."""
+    on_host = board.core == "host"
+    script = [] if on_host else ["-T", "linker.ld"]
+    return {
+        **memory_map(board, plan.stack_bytes),
+        "sources": sources,
+        "include_dirs": include_dirs,
+        "linker_script": "linker.ld",
+        "is_host": on_host,
+        "gcc_prefix": GCC_PREFIXES.get(CORES[board.core].family, ""),
+        "has_assembly": any(source.endswith(".S") for source in sources),
+        "cflags": flags_text(compile_flags(board, "gcc")),
+        "asflags": flags_text(assemble_flags(board, "gcc")),
+        "ldflags": flags_text([*script, *link_flags(board, "gcc")]),
+        "zig_cflags": flags_text(compile_flags(board, "zig")),
+        "zig_asflags": flags_text(assemble_flags(board, "zig")),
+        "zig_ldflags": flags_text([*script, *link_flags(board, "zig")]),
+    }
 
 
 def flags_text(flags: list[str]) -> str:

@@ -7,28 +7,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mcugen.ctext import array_body, model_prefix, string_literal
+from mcugen.ctext import array_body, model_prefix
 from mcugen.ir import Board, Graph, Op, Project, Tokenizer
 from mcugen.ports import port_files
 from mcugen.rendering import (
     APPLICATION,
     INCLUDE_DIRS,
-    LONGEST_PROMPT,
-    PROMPT_TOKENS,
     RUNTIME,
     Provenance,
     fill,
-    generate_prototype,
     kernel_files,
     kernel_headers,
     kernel_sources,
     memory_map,
+    model_variables,
     render_linker_script,
-    vocabulary_variables,
 )
 from mcugen.resources import data_dir
 from mcugen.tflm.lowering import NEXT_TOKEN, custom_code, next_slot_code
-from mcugen.tokenizer import tokenizer_tables
 
 OPS_HEADER = "mcugen_ops.h"
 ENTRY = "mcugen_register"  # templates/tflm/register.cc.j2
@@ -123,20 +119,13 @@ def render_tflm(
     library = (*model_files, *kernel_sources(graph), *RUNTIME, op_done)
     ops = added_ops(graph)
     variables = {
+        **model_variables(graph, board, tokenizer, suffix, provenance, max_tokens),
         **_ops_variables(graph, provenance),
-        "name": prefix,
-        "title": string_literal(f"{graph.model.name} on {board.name}"),
-        "config": graph.model.config,
-        "context": graph.context,
         "arena_bytes": arena_bytes,
         "tflite_bytes": len(tflite),
         "tflite_values": array_body(np.frombuffer(tflite, np.uint8)),
         "fully_connected": _is_builtin(graph),
         "resolver_size": len(ops) + _is_builtin(graph),
-        "max_tokens": max_tokens,
-        "prompt_tokens": PROMPT_TOKENS + len(suffix),
-        "longest_prompt": LONGEST_PROMPT,
-        "generate": generate_prototype(prefix),
         "version": provenance.version,
         "c_sources": [path for path in library if path.endswith(".c")],
         "cc_sources": [path for path in library if path.endswith(".cc")],
@@ -144,7 +133,6 @@ def render_tflm(
         "has_assembly": any(path.endswith(".S") for path in library),
         "include_dirs": [".", "kernels", "runtime"],
         **memory_map(board, stack_bytes),
-        **vocabulary_variables(tokenizer_tables(tokenizer), suffix, prefix),
     }
     rendered = {
         "tflm/model.h.j2": f"{prefix}.h",

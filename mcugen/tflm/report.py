@@ -2,49 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass
 
+from mcugen.costs import Cost, cost_rows, text_table
 from mcugen.emulate.elf import parse_elf
 from mcugen.fc8 import FcCost
 from mcugen.ir import Firmware
 from mcugen.ladder import Ladder
-from mcugen.layout import Layout
 from mcugen.sheet import Sheet
 from mcugen.tflm.layout import TflmLayout
 
 _OF_STANDIN = ("_ZN6tflite", "_ZNK6tflite", "_ZTVN6tflite")  # mangled names in namespace tflite
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Bytes, and counts of one token.
-
-    model: the .tflite, or the constants. code: everything else in flash, without TFLM itself. ops_code: of that,
-    custom ops, kernels and tables; 0 where they are not told apart. arena: the interpreter's, or ours. statics,
-    stack: the rest of the RAM. ops: nodes, or kernel calls. instructions: over the ladder's positions; None where
-    no emulator ran.
-    """
-
-    model: int
-    code: int
-    ops_code: int
-    arena: int
-    statics: int
-    stack: int
-    ops: int
-    instructions: float | None
-
-    @property
-    def flash(self) -> int:
-        return self.model + self.code
-
-    @property
-    def ram(self) -> int:
-        return self.arena + self.statics + self.stack
-
-    def to_json(self) -> dict[str, object]:
-        return {**asdict(self), "flash": self.flash, "ram": self.ram}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,40 +53,6 @@ def tflm_cost(tflm: TflmLayout, firmware: Firmware, ops: Firmware, ladder: Ladde
     )
 
 
-def standalone_cost(layout: Layout, firmware: Firmware, instructions: float | None) -> Cost:
-    """instructions: per token, where an emulator counted."""
-    constants = sum(size for _, size in layout.plan.flash)
-    return Cost(
-        model=constants,
-        code=firmware.flash_bytes - constants,
-        ops_code=0,
-        arena=layout.plan.arena_bytes,
-        statics=firmware.static_bytes - layout.plan.arena_bytes,
-        stack=firmware.stack_bytes,
-        ops=len(layout.graph.ops),
-        instructions=instructions,
-    )
-
-
-def comparison_rows(found: Comparison) -> Iterator[tuple[str, str, str, str]]:
-    """What, TFLM, standalone, and the one to the other."""
-
-    def row(what: str, of: Callable[[Cost], int]) -> tuple[str, str, str, str]:
-        ours, theirs = of(found.tflm), of(found.standalone) if found.standalone else 0
-        return what, f"{ours:,}", f"{theirs:,}" if theirs else "", f"{ours / theirs:.2f}" if theirs else ""
-
-    yield row("flash: model", lambda c: c.model)
-    yield row("flash: code and tables, application included", lambda c: c.code)
-    yield row("  of which ops, kernels and their tables", lambda c: c.ops_code)
-    yield row("RAM", lambda c: c.ram)
-    yield row("  arena", lambda c: c.arena)
-    yield row("  other variables", lambda c: c.statics)
-    yield row("  stack", lambda c: c.stack)
-    yield row("ops of a token", lambda c: c.ops)
-    if found.tflm.instructions is not None:
-        yield row("instructions per token", lambda c: round(c.instructions or 0))
-
-
 def arena_lines(tflm: TflmLayout) -> Iterator[str]:
     """The arena in words."""
     a = tflm.arena
@@ -144,19 +79,10 @@ _NOTE = "Flash is without TFLite Micro itself; instructions are counted with a s
 def report_text(tflm: TflmLayout, found: Comparison) -> str:
     """The comparison for the build folder."""
     graph = tflm.layout.graph
-    rows = [_HEADINGS, *comparison_rows(found)]
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-
-    def line(row: tuple[str, ...]) -> str:
-        first, *rest = (
-            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
-        )
-        return "  ".join([first, *rest]).rstrip()
-
     lines = [
         f"{graph.model.name} on {tflm.layout.board.name}, context {graph.context}, in TFLite Micro",
         "",
-        *map(line, rows),
+        *text_table([_HEADINGS, *cost_rows(found.tflm, found.standalone)]),
         "",
         _NOTE,
         f"{found.kinds} kinds of ops, {found.tensors} tensors.",
@@ -179,4 +105,5 @@ def tflm_sheets(tflm: TflmLayout, found: Comparison | None, out: str) -> Iterato
     yield Sheet(f"{layout.graph.model.name} on {layout.board.name}, TFLite Micro", (), tuple(facts))
     if found is not None:
         note = "\n".join([_NOTE, *([fc_line(found.fc_cost)] if found.fc_cost else [])])
-        yield Sheet("beside the standalone target", _HEADINGS, tuple(comparison_rows(found)), note=note)
+        rows = tuple(cost_rows(found.tflm, found.standalone))
+        yield Sheet("beside the standalone target", _HEADINGS, rows, note=note)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mcugen.costs import standalone_cost
 from mcugen.fc8 import FcCost, fc8_cost, is_fc8
 from mcugen.ir import Firmware, QuantizedModel
-from mcugen.ladder import Ladder, climb, ladder_text, profile_tokens, verification_tokens
-from mcugen.layout import compile_project, lay_out, make_firmware, plan_facts, plan_text
+from mcugen.ladder import Ladder, climb, ladder_text
+from mcugen.layout import compile_project, plan_facts, plan_text
 from mcugen.lower import lower
-from mcugen.pipeline import build_facts
+from mcugen.pipeline import build_facts, json_bytes
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
 from mcugen.sources import Progress, Source, quantize_source, silent
 from mcugen.tflm.layout import TflmLayout, for_standin, make_op_library, make_tflm_project
 from mcugen.tflm.render import TflmProject, with_standin
-from mcugen.tflm.report import Comparison, report_text, standalone_cost, tflm_cost
+from mcugen.tflm.report import Comparison, report_text, tflm_cost
 from mcugen.tflm.rungs import interpreter_rung
 
 
@@ -96,15 +95,15 @@ def build_tflm_folder(
     layout = tflm.layout
     files: dict[str, bytes] = dict(made.project.files)
     files["memory.txt"] = plan_text(layout).encode()
-    files["memory.json"] = _json({**plan_facts(layout), "tflm": tflm_facts(tflm)})
+    files["memory.json"] = json_bytes({**plan_facts(layout), "tflm": tflm_facts(tflm)})
     files["model.safetensors"] = save_quantized(layout.graph.model, source.tokenizer)
     if comparison is not None:
-        files["tflm.json"] = _json(comparison.to_json())
+        files["tflm.json"] = json_bytes(comparison.to_json())
         files["tflm.txt"] = report_text(tflm, comparison).encode()
     if ladder is not None:
-        files["verification.json"] = _json(ladder.to_json())
+        files["verification.json"] = json_bytes(ladder.to_json())
         files["verification.txt"] = ladder_text(ladder).encode()
-    files[MARKER] = _json({**build_facts(layout, firmware, command, files), "target": "tflm"})
+    files[MARKER] = json_bytes({**build_facts(layout, firmware, command, files), "target": "tflm"})
     write_folder(files, out)
     return TflmBuilt(out, tflm, firmware, ladder, comparison)
 
@@ -132,17 +131,10 @@ def _compare(
     progress: Progress,
 ) -> Comparison:
     """The same model and context in both targets, on the board."""
-    board, context = tflm.layout.board, tflm.layout.graph.context
     ops = compile_project(make_op_library(tflm, command), toolchain, progress)
     standalone = None
     if custom is not None:
-        layout = lay_out(custom, source.tokenizer, board, context)
-        flashed = make_firmware(layout, toolchain, command, progress)
-        instructions = None
-        if ladder is not None and ladder.profile is not None:
-            fed = verification_tokens(layout.graph, source.tokenizer, ladder.profiled_tokens)
-            instructions = profile_tokens(layout, flashed, fed).total / len(fed)
-        standalone = standalone_cost(layout, flashed, instructions)
+        standalone = standalone_cost(custom, tflm.layout, ladder, toolchain, command, progress)
     return Comparison(
         tflm_cost(tflm, firmware, ops, ladder),
         standalone,
@@ -164,7 +156,3 @@ def _fc_cost(source: Source, custom: QuantizedModel | None, tflm: TflmLayout, pr
     context = model.config.seq_len
     bos, eos = source.tokenizer.bos, source.tokenizer.eos
     return fc8_cost(lower(custom, context), lower(model, context), bos=bos, eos=eos, progress=show)
-
-
-def _json(value: Mapping[str, object]) -> bytes:
-    return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
