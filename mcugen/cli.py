@@ -27,6 +27,9 @@ from mcugen.gemv import gemv_bench
 from mcugen.ir import Board, QuantizedModel
 from mcugen.ladder import Ladder, climb
 from mcugen.layout import Layout, lay_out, make_firmware, plan_facts, plan_text
+from mcugen.microtvm.emitter import find_tvm
+from mcugen.microtvm.layout import lay_out_microtvm
+from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
 from mcugen.project import write_file
 from mcugen.quantized_file import save_quantized
 from mcugen.sampler import make_sampler
@@ -118,10 +121,11 @@ _fc = click.option(
 )
 _target = click.option(
     "--target",
-    type=click.Choice(["c", "tflm"]),
+    type=click.Choice(["c", "tflm", "microtvm"]),
     default="c",
     show_default=True,
-    help="What is generated: C that needs nothing else, or a .tflite and its ops for TensorFlow Lite Micro.",
+    help="What is generated: C that needs nothing else; a .tflite and its ops for TensorFlow Lite Micro; or C whose "
+    "kernels Apache TVM makes, in Model Library Format.",
 )
 _prefill = click.option(
     "--prefill",
@@ -207,12 +211,7 @@ def _command(choice: _Choice, board: Board) -> str:
 
 def _lay_out(choice: _Choice, progress: sources.Progress) -> tuple[Source, Layout, str]:
     """What the options of a command name: the source, its layout on the board, and the command that generates it."""
-    if choice.fc != "custom":
-        raise UsageError(
-            f"--fc {choice.fc} is for TensorFlow Lite Micro, which brings FULLY_CONNECTED",
-            where="--fc",
-            hint="add --target tflm, or leave --fc out",
-        )
+    _refuse_builtin(choice)
     board = load_board(choice.board)
     source, quantized = _quantize(choice, progress)
     layout = lay_out(quantized, source.tokenizer, board, choice.context, choice.prefill)
@@ -221,16 +220,39 @@ def _lay_out(choice: _Choice, progress: sources.Progress) -> tuple[Source, Layou
 
 def _lay_out_tflm(choice: _Choice, progress: sources.Progress) -> tuple[Source, TflmLayout, str]:
     """The same for --target tflm."""
-    if choice.prefill != 1:
-        raise UsageError(
-            "the TensorFlow Lite Micro target reads one token per invocation",
-            where="--prefill",
-            hint="leave --prefill out, or --target tflm",
-        )
+    _refuse_prefill(choice, "TensorFlow Lite Micro")
     board = load_board(choice.board)
     source, quantized = _quantize(choice, progress)
     tflm = lay_out_tflm(quantized, source.tokenizer, board, choice.context)
     return source, tflm, _command(choice, board)
+
+
+def _lay_out_microtvm(choice: _Choice, progress: sources.Progress) -> tuple[Source, Layout, str]:
+    """The same for --target microtvm."""
+    find_tvm()  # before anything that takes its time
+    _refuse_builtin(choice)
+    _refuse_prefill(choice, "microTVM")
+    board = load_board(choice.board)
+    source, quantized = _quantize(choice, progress)
+    return source, lay_out_microtvm(quantized, source.tokenizer, board, choice.context), _command(choice, board)
+
+
+def _refuse_prefill(choice: _Choice, target: str) -> None:
+    if choice.prefill != 1:
+        raise UsageError(
+            f"the {target} target reads one token at a time",
+            where="--prefill",
+            hint=f"leave --prefill out, or --target {choice.target}",
+        )
+
+
+def _refuse_builtin(choice: _Choice) -> None:
+    if choice.fc != "custom":
+        raise UsageError(
+            f"--fc {choice.fc} is for TensorFlow Lite Micro, which brings FULLY_CONNECTED",
+            where="--fc",
+            hint="add --target tflm, or leave --fc out",
+        )
 
 
 # ---------------------------------------------------------------- commands
@@ -257,6 +279,9 @@ def build(
     if choice.target == "tflm":
         _build_tflm(choice, toolchain, as_json, out, verify_tokens)
         return
+    if choice.target == "microtvm":
+        _build_microtvm(choice, toolchain, as_json, out, verify_tokens)
+        return
     with _progress() as progress:
         source, layout, command = _lay_out(choice, progress)
         folder = out or Path("build") / f"{layout.name}-{layout.board.name}"
@@ -270,6 +295,11 @@ def build(
             tokens=verify_tokens,
             progress=progress,
         )
+    _print_built(built, as_json)
+
+
+def _print_built(built: pipeline.Built, as_json: bool, more: Mapping[str, object] | None = None) -> None:
+    layout, folder = built.layout, built.out
     firmware, demand = built.firmware, layout.demand
     ram = firmware.static_bytes + firmware.stack_bytes
     if as_json:
@@ -281,6 +311,7 @@ def build(
                 "toolchain": firmware.toolchain,
                 "plan": plan_facts(layout),
                 "verification": built.ladder.to_json() if built.ladder else None,
+                **(more or {}),
             }
         )
         return
@@ -325,6 +356,25 @@ def _build_tflm(choice: _Choice, toolchain: str, as_json: bool, out: Path | None
     _print_ladder(built.ladder)
 
 
+def _build_microtvm(choice: _Choice, toolchain: str, as_json: bool, out: Path | None, verify_tokens: int) -> None:
+    with _progress() as progress:
+        source, layout, command = _lay_out_microtvm(choice, progress)
+        found = build_microtvm_folder(
+            source,
+            layout.graph.model,
+            layout,
+            out or Path("build") / f"{layout.name}-{layout.board.name}-microtvm",
+            toolchain=toolchain,
+            command=command,
+            tokens=verify_tokens,
+            progress=progress,
+        )
+    costs = None if found.costs is None else [cost.to_json() for cost in found.costs]
+    _print_built(found.built, as_json, {"costs": costs})
+    if not as_json:
+        _print_sheets(microtvm_sheets(found))
+
+
 def _share(used: int, size: int) -> str:
     return f"{used:,} of {size:,} B ({100 * used / size:.1f} %)"
 
@@ -366,6 +416,9 @@ def verify(
         if choice.target == "tflm":
             _, tflm, command = _lay_out_tflm(choice, progress)
             ladder = verify_tflm(tflm, tokens, command, toolchain=toolchain, progress=progress)
+        elif choice.target == "microtvm":
+            _, layout, command = _lay_out_microtvm(choice, progress)
+            ladder = verify_microtvm(layout, tokens, command, toolchain=toolchain, progress=progress)
         else:
             _, layout, command = _lay_out(choice, progress)
             firmware = None

@@ -15,25 +15,26 @@ PACKAGE = Path(mcugen.__file__).resolve().parent
 
 # A module imports only modules of lower ranks, with its own package's submodules alike.
 RANKS = {
-    0: ("", "errors", "resources", "tables", "layouts", "packing.stream", "sheet", "tflm"),
+    0: ("", "errors", "resources", "tables", "layouts", "packing.stream", "sheet", "tflm", "microtvm"),
     1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "emulate.registers", "emulate.gdb", "emulate.instructions",
-        "tflm.model"),
+        "tflm.model", "microtvm.mlf"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
     2: ("kernels", "cycles", "sampler", "packing", "families", "tokenizer", "checkpoints", "boards", "ports", "flags", "project",
         "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
     3: ("console", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host",
-        "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt", "tflm.lowering", "tflm.interpreter"),
+        "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
     4: ("render", "quantize", "evaluate", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
-        "tflm.render"),
-    5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8"),
-    6: ("emulate.cortex_m", "emulate.riscv", "emulate.qemu_machine", "sources"),
-    7: ("emulate.machines", "layout"),
-    8: ("ladder", "bench", "gemv", "tflm.layout"),
-    9: ("pipeline", "bench_report", "tflm.rungs", "tflm.report"),
-    10: ("tflm.target",),
-    11: ("cli",),
-    12: ("__main__",),
+        "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),
+    5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8", "microtvm.tir_linear"),
+    6: ("emulate.cortex_m", "emulate.riscv", "emulate.qemu_machine", "sources", "microtvm.tir"),
+    7: ("emulate.machines", "layout", "microtvm.emit_worker"),
+    8: ("ladder", "bench", "gemv", "tflm.layout", "microtvm.emitter"),
+    9: ("pipeline", "bench_report", "costs", "tflm.rungs", "microtvm.jit", "microtvm.layout"),
+    10: ("tflm.report", "microtvm.rungs"),
+    11: ("tflm.target", "microtvm.target"),
+    12: ("cli",),
+    13: ("__main__",),
 }  # fmt: skip
 RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
 
@@ -52,7 +53,9 @@ DOORS = {
         "emulate.qemu",
         "emulate.qemu_core",
         "tflm.interpreter",
+        "microtvm.emitter",
     },
+    "tvm": {"microtvm.builder", "microtvm.emit_worker", "microtvm.tir", "microtvm.tir_linear"},
     "tflite_micro": {"tflm.interpreter_worker"},
     "tomllib": {"boards"},
     "unicorn": {"emulate.unicorn_machine", "emulate.cortex_m", "emulate.riscv"},
