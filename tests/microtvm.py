@@ -25,9 +25,7 @@ def require_tvm() -> None:
         missing(str(error))
 
 
-def lay_out(
-    model: QuantizedModel, context: int, board: str = "nucleo", tokenizer: Tokenizer | None = None
-) -> Layout:
+def lay_out(model: QuantizedModel, context: int, board: str = "nucleo", tokenizer: Tokenizer | None = None) -> Layout:
     """A model in the microTVM target on a board."""
     vocabulary = tokenizer or zoo.random_tokenizer(model.config.vocab_size)
     return lay_out_microtvm(dataclasses.replace(model, name="random"), vocabulary, load_board(board), context)

@@ -174,6 +174,13 @@ def library(functions: Sequence[Function]) -> ctypes.CDLL:
         return native.load([path], [])
 
 
+@pytest.fixture(scope="module", params=["", "dsp"])
+def here(request: pytest.FixtureRequest) -> str:
+    """Intrinsics of functions that are compiled."""
+    library(some(request.param))
+    return str(request.param)
+
+
 def check_here(function: Function, w: Linear, x: np.ndarray, scale: np.ndarray, of: Sequence[Function]) -> None:
     kernel, rows = function.kernel, len(w.codes)
     before = before_of(kernel, rows)
@@ -193,15 +200,14 @@ def check_embed_here(function: Function, table: Linear, token: int, of: Sequence
     equal(y, kernels.embed_s16(np.int64(token), table))
 
 
-@pytest.mark.parametrize("intrinsics", ["", "dsp"])
 @pytest.mark.parametrize("kernel", LINEAR)
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
-def test_linear(kernel, intrinsics, data):
+def test_linear(here, kernel, data):
     rows, cols = data.draw(st.sampled_from(shapes(kernel)))
     w = data.draw(linears(rows, cols, 4 if "4" in kernel else 8))
     x, scale = data.draw(blocks(1, cols))
-    check_here(function_for(kernel, w, intrinsics), w, x[0], scale[0], some(intrinsics))
+    check_here(function_for(kernel, w, here), w, x[0], scale[0], some(here))
 
 
 def counting() -> list[tuple[str, Linear, np.ndarray, np.ndarray]]:
@@ -224,24 +230,25 @@ def counting() -> list[tuple[str, Linear, np.ndarray, np.ndarray]]:
     return cases
 
 
-@pytest.mark.parametrize("intrinsics", ["", "dsp"])
-def test_every_product_counts(intrinsics):
+def test_every_product_counts(here):
     for kernel, w, x, scale in counting():
-        check_here(function_for(kernel, w, intrinsics), w, x, scale, some(intrinsics))
+        check_here(function_for(kernel, w, here), w, x, scale, some(here))
 
 
-@pytest.mark.parametrize("intrinsics", ["", "dsp", "mve"])
+@pytest.fixture(scope="module", params=FAMILIES)
+def embeddings(request: pytest.FixtureRequest) -> tuple[Function, ...]:
+    """Functions that are compiled; for "mve" these alone call nothing."""
+    functions = tuple(f for f in some(request.param) if f.kernel == "embed_s16" or request.param != "mve")
+    library(functions)
+    return functions
+
+
 @settings(max_examples=80, deadline=None)
 @given(data=st.data(), shape=st.sampled_from(SHAPES))
-def test_embed_s16(intrinsics, data, shape):
+def test_embed_s16(embeddings, data, shape):
     table = data.draw(tables(*shape))
     token = data.draw(st.integers(0, shape[0] - 1))
-    check_embed_here(function_for("embed_s16", table, intrinsics), table, token, of=embeddings(intrinsics))
-
-
-def embeddings(intrinsics: str) -> tuple[Function, ...]:
-    """mve: of all kernels, these alone call nothing."""
-    return tuple(f for f in some(intrinsics) if f.kernel == "embed_s16" or intrinsics != "mve")
+    check_embed_here(function_for("embed_s16", table, embeddings[0].intrinsics), table, token, of=embeddings)
 
 
 @pytest.mark.parametrize("intrinsics", ["", "dsp"])
