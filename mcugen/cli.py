@@ -260,7 +260,7 @@ def _refuse_builtin(choice: _Choice) -> None:
 
 @mcugen.command(epilog=_EPILOG, short_help="Write a C project with its firmware and reports.")
 @_options(_targeted, _laid_out, _toolchain, _json)
-@click.option("--out", type=_PATH, metavar="DIR", help="Where to write.  [default: build/MODEL-BOARD]")
+@click.option("--out", type=_PATH, metavar="DIR", help="Where to write.  [default: build/MODEL-BOARD, and -TARGET]")
 @click.option(
     "--verify-tokens", type=_AT_LEAST_0, default=160, show_default=True, metavar="N", help="Tokens to verify."
 )
@@ -271,7 +271,7 @@ def build(
     out: Path | None,
     verify_tokens: int,
 ) -> None:
-    """Write a C project with its firmware, memory report and verification report.
+    """Write a C project with its firmware, memory report and verification report; or what --target says.
 
     An earlier result in DIR is replaced; anything else there is left alone. Where the firmware differs from the
     simulator, or something is missing, nothing is written.
