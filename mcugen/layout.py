@@ -63,6 +63,7 @@ def lay_out(
 
 
 Planned = tuple[Graph, Plan, Demand]
+Planner = Callable[[QuantizedModel, Board, int], tuple[Graph, Plan]]  # a model on a board, for a context
 
 
 def vocabulary_bytes(tokenizer: Tokenizer) -> int:
@@ -94,25 +95,36 @@ def plan_facts(layout: Layout) -> dict[str, object]:
     return {**facts, "largest_context": layout.largest_context}
 
 
-def on_host(layout: Layout) -> Layout:
-    """The same model and context on this computer, with the portable kernels."""
+def on_host(layout: Layout, planned: Planner | None = None) -> Layout:
+    """The same model and context on this computer, with the portable kernels.
+
+    planned: graph and plan, if they are not the standalone target's.
+    """
     board = load_board("host")
-    graph = lower(layout.graph.model, layout.graph.context, board.features, layout.graph.batch)
-    plan = plan_memory(graph, board)
+    model, context = layout.graph.model, layout.graph.context
+    if planned is None:
+        graph = lower(model, context, board.features, layout.graph.batch)
+        plan = plan_memory(graph, board)
+    else:
+        graph, plan = planned(model, board, context)
     check_plan(graph, plan)
     return replace(layout, board=board, graph=graph, plan=plan)
 
 
+def provenance(layout: Layout, command: str) -> Provenance:
+    """What generated files say of their origin."""
+    return Provenance(__version__, command, layout.graph.model.sha256, layout.board.sha256)
+
+
 def make_project(layout: Layout, command: str, observed: bool = False) -> Project:
     """Render a layout's C. observed: for the verification of a host build (render_c)."""
-    provenance = Provenance(__version__, command, layout.graph.model.sha256, layout.board.sha256)
     return render_c(
         layout.graph,
         layout.plan,
         layout.board,
         layout.tokenizer,
         suffix_tokens(layout.tokenizer),
-        provenance,
+        provenance(layout, command),
         MAX_TOKENS,
         observed,
     )

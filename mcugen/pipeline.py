@@ -88,7 +88,7 @@ def build_folder(
     progress: Progress = silent,
     make: Callable[[Layout, str], Project] = make_project,
     host: Callable[[Rungs], None] | None = None,
-    more: Callable[[Firmware, Ladder | None], Mapping[str, bytes]] | None = None,
+    more: Callable[[Project, Firmware, Ladder | None], Mapping[str, bytes]] | None = None,
 ) -> Built:
     """Render, compile, verify over `tokens` tokens (0: not at all), and write everything as one folder.
 
@@ -117,7 +117,7 @@ def build_folder(
     if ladder is not None:
         files["verification.json"] = json_bytes(ladder.to_json())
         files["verification.txt"] = ladder_text(ladder).encode()
-    files |= {} if more is None else more(firmware, ladder)
+    files |= {} if more is None else more(project, firmware, ladder)
     files[MARKER] = json_bytes(build_facts(layout, firmware, command, files))
     write_folder(files, out, executables=("application",))
     return Built(out, layout, firmware, ladder)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import mcugen
 from mcugen.emulate.elf import Elf, parse_elf
 from mcugen.emulate.machine import FirmwareFault, Regions
 from mcugen.errors import InternalError, ToolError
 from mcugen.ir import Firmware
+from mcugen.workers import ending, worker_environment
 
 _WHERE = "host library"
 _REPORT_LINES = 2  # of a dead worker's last words where no sanitizer speaks
@@ -213,12 +211,8 @@ def _end(process: subprocess.Popen[bytes], folder: str) -> None:
 
 
 def _crash(status: int, text: str, symbol: str) -> FirmwareFault:
-    try:
-        how = signal.Signals(-status).name
-    except ValueError:
-        how = f"exit status {status}"
     last = " ".join(text.strip().splitlines()[-_REPORT_LINES:])
-    what = f"{symbol} ends the process: {how}" + (f" ({last})" if last else "")
+    what = f"{symbol} ends the process: {ending(status)}" + (f" ({last})" if last else "")
     return FirmwareFault("crash", what, function=symbol, address=None, where=_WHERE)
 
 
@@ -244,9 +238,7 @@ def _sanitizer_fault(text: str, symbol: str) -> FirmwareFault | None:
 
 
 def _environment(sanitize: bool) -> dict[str, str]:
-    environment = dict(os.environ)
-    package_parent = str(Path(mcugen.__file__).parent.parent)  # a checkout need not be installed
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_parent, environment.get("PYTHONPATH"))))
+    environment = worker_environment()
     if sanitize:
         environment["LD_PRELOAD"] = find_libasan()
         environment["ASAN_OPTIONS"] = "detect_leaks=0"  # Python leaks at exit, on purpose

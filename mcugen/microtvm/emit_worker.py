@@ -16,13 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from mcugen.microtvm.functions import Argument, Buffer, Constant, Counter, Function, Integer, Table
+from mcugen.microtvm.functions import TABLES, Argument, Buffer, Constant, Counter, Function, Integer, Table
 from mcugen.microtvm.program import Call, Program
-from mcugen.tables import EXP2_Q15, SIGMOID_Q15, SINE_Q15
 
 # These make of a function one that TVM's runtime calls, with packed arguments; without them it is plain C.
 _RUNTIME_PASSES = (".MakePackedAPI", ".LowerTVMBuiltin", ".AnnotateEntryFunc", ".SplitHostDevice")
-_TABLES = {"sine": SINE_Q15, "exp2": EXP2_Q15, "sigmoid": SIGMOID_Q15}
 _PREFIX = "jit_"
 
 
@@ -152,7 +150,7 @@ class Runner:
             case Constant(values=values):
                 value = self._pointer(np.ascontiguousarray(values))
             case Table(name):
-                value = self._pointer(_TABLES[name])
+                value = self._pointer(TABLES[name])
             case Integer(number):
                 value = number
             case Counter(name):

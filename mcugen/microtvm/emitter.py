@@ -5,26 +5,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import os
 import pickle
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mcugen
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.errors import McugenError, ToolError
 from mcugen.microtvm import emit_worker as worker
 from mcugen.microtvm.ctidy import tidy
-from mcugen.microtvm.functions import Function
+from mcugen.microtvm.functions import Emitted, Function
+from mcugen.workers import ending, last_words, worker_environment
 
 # The second is what the first calls, and has no upper bound there: its 0.1.15 crashes in tensorize.
 PINS = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
+
+__all__ = ["PINS", "Emitted", "TvmFault", "TvmProcess", "emit", "find_tvm"]
 
 _WHERE = "Apache TVM"
 _ENTRY = f"from {worker.__name__} import main; main()"  # not -m: what it pickles must not be __main__'s
@@ -35,14 +34,6 @@ class TvmFault(McugenError):
     """Apache TVM refused a function, or died."""
 
     exit_code = 70
-
-
-@dataclass(frozen=True, slots=True)
-class Emitted:
-    """C of all functions, and which Apache TVM made it."""
-
-    source: str
-    tvm_version: str
 
 
 def find_tvm() -> str:
@@ -102,7 +93,7 @@ class TvmProcess:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env=_environment(),
+            env=worker_environment(),
         )
 
     def __enter__(self) -> TvmProcess:
@@ -119,7 +110,7 @@ class TvmProcess:
             self._process.stdin.flush()
             kind, value = pickle.load(self._process.stdout)
         except (BrokenPipeError, EOFError, pickle.UnpicklingError):
-            raise self._fault(f"ended: {_ending(self._process.wait())}") from None
+            raise self._fault(f"ended: {ending(self._process.wait())}") from None
         if kind != "done":
             raise self._fault(f"refuses: {value}")
         return value
@@ -135,24 +126,10 @@ class TvmProcess:
 
     def _fault(self, what: str) -> TvmFault:
         self._log.seek(0)
-        said = [line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()]
-        last = "; ".join(said[-_LOG_LINES:])
+        last = last_words(self._log.read(), _LOG_LINES)
         self.close()
         return TvmFault(
-            f"Apache TVM {what}" + (f" ({last})" if last else ""),
+            f"Apache TVM {what}{last}",
             where=_WHERE,
             hint="its versions are pinned: does PYTHONPATH put another one first? Else please report it",
         )
-
-
-def _ending(status: int) -> str:
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"exit status {status}"
-
-
-def _environment() -> dict[str, str]:
-    parent = str(Path(mcugen.__file__).parent.parent)  # a checkout need not be installed
-    path = os.pathsep.join(filter(None, (parent, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path}

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mcugen.ctext import C_TYPES, identifier, wrapped
 from mcugen.ir import Graph, Linear, Op
 from mcugen.packing import pack
+from mcugen.tables import EXP2_Q15, SIGMOID_Q15, SINE_Q15
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,14 @@ class Function:
         """The C declaration without its semicolon. prefix: of the name."""
         head = f"void {prefix}{self.name}("
         return head + wrapped((parameter.declaration for parameter in self.parameters), len(head)) + ")"
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """C of functions, and which Apache TVM made it."""
+
+    source: str
+    tvm_version: str
 
 
 _NAMED = ("drop", "group", "chunk")  # sizes that are no shape: behind it, and only where they are not 0
@@ -189,9 +198,12 @@ class Counter:
     name: str
 
 
+TABLES = {"sine": SINE_Q15, "exp2": EXP2_Q15, "sigmoid": SIGMOID_Q15}  # mg_<name>_q15 in kernels/tables.c
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One of mcugen.tables: "sine", "exp2" or "sigmoid"."""
+    """One of TABLES."""
 
     name: str
 

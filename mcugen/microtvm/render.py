@@ -15,10 +15,12 @@ from mcugen.ctext import identifier, model_prefix, wrapped
 from mcugen.families import family_named
 from mcugen.ir import Board, Graph, Op, Plan, Project, Tokenizer
 from mcugen.microtvm.functions import (
+    TABLES,
     Argument,
     Buffer,
     Constant,
     Counter,
+    Emitted,
     Integer,
     Parameter,
     Table,
@@ -41,7 +43,6 @@ from mcugen.rendering import (
     op_comment,
 )
 from mcugen.resources import data_dir
-from mcugen.tables import EXP2_Q15, SIGMOID_Q15, SINE_Q15
 
 PREFIX = "tvmgen_default_"
 INCLUDE, SOURCE = "codegen/host/include", "codegen/host/src"
@@ -51,7 +52,6 @@ RING_BYTES = 12  # mg_ring_t, behind the plan
 SHARED_HEADERS = ("runtime/op_done.h", "runtime/ring.h", "kernels/tables.h")
 INCLUDE_DIRS = (".", INCLUDE, "runtime", "ports", "app")
 
-_TABLES = {"sine": SINE_Q15, "exp2": EXP2_Q15, "sigmoid": SIGMOID_Q15}  # mg_<name>_q15 in kernels/tables.c
 _VIEWS = {"int8": "s8", "int16": "s16", "int32": "s32"}
 
 
@@ -62,14 +62,6 @@ class _Call:
     index: int
     comment: str
     text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Kernels:
-    """What the emitter made: C text, and by which version of Apache TVM."""
-
-    source: str
-    tvm_version: str
 
 
 def workspace_bytes(plan: Plan) -> int:
@@ -125,7 +117,7 @@ def render_microtvm(
     suffix: list[int],
     provenance: Provenance,
     max_tokens: int,
-    kernels: Kernels,
+    kernels: Emitted,
     observed: bool = False,
 ) -> Project:
     """Render the project.
@@ -206,4 +198,4 @@ def constants_bytes(graph: Graph) -> int:
         for argument in arguments(op, graph):
             if isinstance(argument, Constant):
                 seen[id(argument.owner)] = np.asarray(argument.values).nbytes
-    return sum(seen.values()) + sum(table.nbytes for table in _TABLES.values())
+    return sum(seen.values()) + sum(table.nbytes for table in TABLES.values())

@@ -11,7 +11,6 @@ from mcugen.costs import Cost, cost_rows, firmware_cost, standalone_cost, text_t
 from mcugen.ir import Board, Firmware, Project, QuantizedModel
 from mcugen.ladder import Ladder, climb
 from mcugen.layout import Layout, compile_project
-from mcugen.microtvm.emitter import find_tvm
 from mcugen.microtvm.functions import functions_of
 from mcugen.microtvm.layout import library_files, make_microtvm_project
 from mcugen.microtvm.mlf import ModelLibrary, OperatorFunction, Tensor, write_tar
@@ -37,7 +36,6 @@ def verify_microtvm(
     layout: Layout, tokens: int, command: str, *, toolchain: str = "auto", progress: Progress = silent
 ) -> Ladder:
     """TVM's C on this computer and its LLVM backend, then the firmware on the emulated board."""
-    find_tvm()
     firmware = None
     if layout.board.core != "host":
         firmware = compile_project(make_microtvm_project(layout, command), toolchain, progress)
@@ -67,12 +65,10 @@ def build_microtvm_folder(
 
     Raises ToolError where Apache TVM is missing; MismatchError, with nothing written, where something differs.
     """
-    find_tvm()
     costs: list[tuple[Cost, Cost]] = []
 
-    def more(firmware: Firmware, ladder: Ladder | None) -> Mapping[str, bytes]:
-        tar = model_library(layout, make_microtvm_project(layout, command))
-        files = {f"{layout.name}.tar": tar}
+    def more(project: Project, firmware: Firmware, ladder: Ladder | None) -> Mapping[str, bytes]:
+        files = {f"{layout.name}.tar": model_library(layout, project)}
         if layout.board.core == "host":
             return files
         ours = firmware_cost(layout, firmware, None if ladder is None else ladder.instructions_per_token)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
-import os
 import pickle
 import re
-import signal
 import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import mcugen
 from mcugen.errors import McugenError, ToolError
 from mcugen.ir import Firmware
 from mcugen.tflm import interpreter_worker as worker
 from mcugen.tflm.interpreter_worker import Job, Sequence
+from mcugen.workers import ending, last_words, worker_environment
 
 PACKAGE = "tflite-micro"
 __all__ = ["InterpreterFault", "Job", "Run", "Sequence", "find_interpreter", "run_interpreter"]
@@ -72,13 +70,13 @@ def run_interpreter(job: Job, library: Firmware | None, timeout: float = 600.0) 
                 input=pickle.dumps(replace(job, library=path)),
                 capture_output=True,
                 timeout=timeout,
-                env=_environment(),
+                env=worker_environment(),
                 check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise _fault(f"is still running after {timeout:g} s", error.stderr or b"") from error
     if done.returncode != 0:
-        raise _fault(f"ended: {_ending(done.returncode)}", done.stderr)
+        raise _fault(f"ended: {ending(done.returncode)}", done.stderr)
     kind, value = pickle.loads(done.stdout)
     if kind != "done":
         raise _fault(f"refuses the model: {value}", done.stderr)
@@ -86,28 +84,13 @@ def run_interpreter(job: Job, library: Firmware | None, timeout: float = 600.0) 
 
 
 def _fault(what: str, log: bytes) -> InterpreterFault:
-    said = [line.strip() for line in log.decode(errors="replace").splitlines() if line.strip()]
-    last = "; ".join(said[-_LOG_LINES:])
     return InterpreterFault(
-        f"the interpreter {what}" + (f" ({last})" if last else ""),
+        f"the interpreter {what}{last_words(log, _LOG_LINES)}",
         where=_WHERE,
         hint="its words say which: an arena too small, an op that is missing, a file that is cut off",
     )
 
 
-def _ending(status: int) -> str:
-    try:
-        return signal.Signals(-status).name
-    except ValueError:
-        return f"exit status {status}"
-
-
 def _arena(log: str) -> dict[str, int]:
     """The lines "[RecordingMicroAllocator] Arena allocation head 2176 bytes"."""
     return {name: int(size) for name, size in re.findall(r"Arena allocation (\w+) (\d+) bytes", log)}
-
-
-def _environment() -> dict[str, str]:
-    parent = str(Path(mcugen.__file__).parent.parent)  # a checkout need not be installed
-    path = os.pathsep.join(filter(None, (parent, os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path}

@@ -5,15 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from mcugen import __version__
-from mcugen.boards import load_board
 from mcugen.families import choose_family
 from mcugen.fit import demand_of
 from mcugen.generate import suffix_tokens
 from mcugen.ir import Board, Graph, Plan, Project, QuantizedModel, Tokenizer
-from mcugen.layout import MAX_TOKENS, STATIC_BYTES, Layout, Planned, fit_context, vocabulary_bytes
+from mcugen.layout import (
+    MAX_TOKENS,
+    STATIC_BYTES,
+    Layout,
+    Planned,
+    fit_context,
+    on_host,
+    provenance,
+    vocabulary_bytes,
+)
 from mcugen.lower import lower
-from mcugen.plan import check_plan, plan_memory
-from mcugen.rendering import Provenance
+from mcugen.plan import plan_memory
 from mcugen.tflm.arena import ArenaDemand, arena_demand, recommended
 from mcugen.tflm.flatbuffer import write
 from mcugen.tflm.lowering import to_tflite
@@ -75,10 +82,7 @@ def lay_out_tflm(model: QuantizedModel, tokenizer: Tokenizer, board: Board, cont
 
 def on_this_computer(tflm: TflmLayout) -> TflmLayout:
     """The same model and context with the portable kernels."""
-    board = load_board("host")
-    graph, plan = _planned(tflm.layout.graph.model, board, tflm.layout.graph.context)
-    check_plan(graph, plan)
-    return _tflm_layout(replace(tflm.layout, board=board, graph=graph, plan=plan))
+    return _tflm_layout(on_host(tflm.layout, _planned))
 
 
 def _tflm_layout(layout: Layout) -> TflmLayout:
@@ -99,10 +103,6 @@ def for_standin(tflm: TflmLayout) -> Layout:
     return replace(layout, plan=plan)
 
 
-def _provenance(layout: Layout, command: str) -> Provenance:
-    return Provenance(__version__, command, layout.graph.model.sha256, layout.board.sha256)
-
-
 def make_tflm_project(tflm: TflmLayout, command: str) -> TflmProject:
     """Render the C++ around the model."""
     layout = tflm.layout
@@ -112,7 +112,7 @@ def make_tflm_project(tflm: TflmLayout, command: str) -> TflmProject:
         layout.board,
         layout.tokenizer,
         suffix_tokens(layout.tokenizer),
-        _provenance(layout, command),
+        provenance(layout, command),
         MAX_TOKENS,
         tflm.arena_bytes,
         layout.plan.stack_bytes,
@@ -121,4 +121,4 @@ def make_tflm_project(tflm: TflmLayout, command: str) -> TflmProject:
 
 def make_op_library(tflm: TflmLayout, command: str) -> Project:
     """Render the custom ops alone, for the Python interpreter; of a layout on this computer."""
-    return render_op_library(tflm.layout.graph, tflm.layout.board, _provenance(tflm.layout, command))
+    return render_op_library(tflm.layout.graph, tflm.layout.board, provenance(tflm.layout, command))

@@ -50,6 +50,7 @@ class _Builder:
 
     graph: Graph
     plan: Plan
+    base: int  # where the head begins in the plan
     tensors: list[Tensor] = field(default_factory=list)
     offsets: list[int] = field(default_factory=list)
     operators: list[Operator] = field(default_factory=list)
@@ -68,7 +69,7 @@ class _Builder:
             buffer = self.graph.buffers[name]
             dtype, shape = _stored(buffer)
             scale = 1.0 if dtype == "int8" else None  # TFLM reads the zero point of variables when it resets them
-            offset = ONLINE if buffer.state else self.plan.offsets[name] - state_bytes(self.graph, self.plan)
+            offset = ONLINE if buffer.state else self.plan.offsets[name] - self.base
             self.add(Tensor(name, dtype, shape, variable=buffer.state, scale=scale), offset)
         return self._named[name]
 
@@ -111,12 +112,12 @@ def to_tflite(graph: Graph, plan: Plan, description: str) -> TfliteModel:
     plan: of a graph of one token per pass, with offsets aligned to ALIGNMENT. Inputs: token int32[1]. Outputs: logits
     int32[1, vocab], Q16 nats, and next_token int32[1], the likeliest.
     """
-    b = _Builder(graph, plan)
+    b = _Builder(graph, plan, state_bytes(graph, plan))
     for name, buffer in graph.buffers.items():
         if buffer.state:
             b.buffer(name)
     b.add(Tensor("counter", "int32", (COUNTERS,), variable=True))
-    behind = head_bytes(graph, plan) - len(PASSING) * ALIGNMENT
+    behind = plan.arena_bytes - b.base
     for i, name in enumerate(PASSING):
         b.add(Tensor(name, "int32", (COUNTERS,) if name == "slot" else (1,)), behind + i * ALIGNMENT)
 

@@ -24,10 +24,10 @@ from mcugen.rendering import (
     render_linker_script,
 )
 from mcugen.resources import data_dir
+from mcugen.tflm.interpreter_worker import REGISTERER
 from mcugen.tflm.lowering import NEXT_TOKEN, custom_code, next_slot_code
 
 OPS_HEADER = "mcugen_ops.h"
-ENTRY = "mcugen_register"  # templates/tflm/register.cc.j2
 STANDIN = "tflm/standin"  # in firmware/: TFLM's headers and a small interpreter, for verification alone
 
 # Graph kernel -> the class of mcugen_ops.h that calls it.
@@ -193,7 +193,7 @@ def render_op_library(graph: Graph, board: Board, provenance: Provenance) -> Pro
     if not on_host:  # what the interpreter and the C library would bring: access to tensors, memcpy
         port = port_files(board)
         needed = [path for path in port.sources if path.startswith("ports/freestanding/")] + ["standin/standin.cc"]
-        files |= port.files | _standin_files() | {"linker.ld": render_linker_script(board, keep=[ENTRY])}
+        files |= port.files | _standin_files() | {"linker.ld": render_linker_script(board, keep=[REGISTERER])}
     return Project(
         name=prefix,
         board=board,

@@ -23,11 +23,8 @@ from mcugen.tflm.rungs import interpreter_rung
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TflmBuilt:
-    """A finished build folder."""
+    """What is known of a finished build folder."""
 
-    out: Path
-    tflm: TflmLayout
-    firmware: Firmware
     ladder: Ladder | None
     comparison: Comparison | None
 
@@ -105,7 +102,7 @@ def build_tflm_folder(
         files["verification.txt"] = ladder_text(ladder).encode()
     files[MARKER] = json_bytes({**build_facts(layout, firmware, command, files), "target": "tflm"})
     write_folder(files, out)
-    return TflmBuilt(out, tflm, firmware, ladder, comparison)
+    return TflmBuilt(ladder, comparison)
 
 
 def tflm_facts(tflm: TflmLayout) -> dict[str, object]:
