@@ -31,12 +31,12 @@ from mcugen.families import family_named
 from mcugen.gemv import random_linear
 from mcugen.ir import Linear
 from mcugen.layouts import LAYOUTS
-from mcugen.microtvm import emitter
 from mcugen.microtvm.ctidy import tidy
 from mcugen.microtvm.emit_worker import Emit
 from mcugen.microtvm.emitter import emit, find_tvm
 from mcugen.microtvm.functions import LINEAR, Function
 from mcugen.packing import pack
+from mcugen.workers import worker_environment
 
 FAMILIES = {"": "tvm", "dsp": "tvm_dsp", "mve": "tvm_mve"}
 SHAPES = ((1, 1), (3, 5), (4, 8), (5, 7), (7, 33), (63, 65), (66, 56), (12, 172))
@@ -157,9 +157,8 @@ sys.stdout.buffer.write(pickle.dumps(emit_worker.emit(pickle.load(sys.stdin.buff
 def described(functions: Sequence[Function]) -> str:
     """C of what the functions' intrinsics are said to compute."""
     job = pickle.dumps(Emit(tuple(functions), "tvm_"))
-    environment = emitter._environment()
     done = subprocess.run(
-        [sys.executable, "-c", _DESCRIBED], input=job, capture_output=True, env=environment, check=True
+        [sys.executable, "-c", _DESCRIBED], input=job, capture_output=True, env=worker_environment(), check=True
     )
     return tidy(functions, pickle.loads(done.stdout), "tvm_", find_tvm())
 
