@@ -17,9 +17,23 @@ from mcugen.layouts import stored_bytes
 # ---------------------------------------------------------------- model
 
 
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "relu", "relu2")  # of a gate; gelu_tanh is GELU's tanh approximation
+
+
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The shape of a Llama-style decoder, under llama2.c's names (struct Config in run.c)."""
+    """The shape of a Llama-style decoder, under llama2.c's names (struct Config in run.c); what close relatives of
+    Llama add follows behind norm_eps, and is off by default.
+
+    head_size: values of a head, 0 for dim / n_heads. activation: of the gate, one of ACTIVATIONS.
+    layer_windows: per layer, how many of the latest positions a token sees, 0 for all; () where all layers see all.
+    rope_factors: what each pair's frequency is divided by (linear, Llama 3), in layers without a window; () for none.
+    local_rope_theta: of layers with a window; 0 for rope_theta. attention_bias: bq, bk, bv, bo; mlp_bias: b1, b3, b2.
+    qk_norm: RMSNorm of each head of queries and keys, before RoPE. post_norms: RMSNorm of what attention and
+    feed-forward add to the residual. n_experts: of a mixture of experts, 0 for a plain feed-forward; the
+    experts_per_token likeliest ones are weighted by the softmax of their router logits alone (as Mixtral).
+    embedding_scale, logit_scale: what embedding rows and logits are multiplied by.
+    """
 
     dim: int
     hidden_dim: int
@@ -31,10 +45,27 @@ class Config:
     shared_classifier: bool
     rope_theta: float = 10000.0
     norm_eps: float = 1e-5
+    head_size: int = 0
+    activation: str = "silu"
+    layer_windows: tuple[int, ...] = ()
+    rope_factors: tuple[float, ...] = ()
+    local_rope_theta: float = 0.0
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    n_experts: int = 0
+    experts_per_token: int = 0
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
 
     @property
     def head_dim(self) -> int:
-        return self.dim // self.n_heads
+        return self.head_size or self.dim // self.n_heads
+
+    @property
+    def query_dim(self) -> int:
+        return self.n_heads * self.head_dim
 
     @property
     def kv_dim(self) -> int:
@@ -44,6 +75,43 @@ class Config:
     def group_size(self) -> int:
         """Query heads that share one KV head."""
         return self.n_heads // self.n_kv_heads
+
+    def window(self, layer: int) -> int:
+        """How many of the latest positions a layer's token sees, itself included; 0 for all."""
+        return self.layer_windows[layer] if self.layer_windows else 0
+
+
+def weight_shapes(config: Config) -> dict[str, tuple[int, ...]]:
+    """The tensors of Model.weights, by name. wcls is not among them where the classifier is shared."""
+    layers, dim, hidden = config.n_layers, config.dim, config.hidden_dim
+    queries, kv = config.query_dim, config.kv_dim
+    experts = (config.n_experts,) if config.n_experts else ()
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embedding_table": (config.vocab_size, dim),
+        "rms_att_weight": (layers, dim),
+        "wq": (layers, queries, dim),
+        "wk": (layers, kv, dim),
+        "wv": (layers, kv, dim),
+        "wo": (layers, dim, queries),
+        "rms_ffn_weight": (layers, dim),
+        "w1": (layers, *experts, hidden, dim),
+        "w2": (layers, *experts, dim, hidden),
+        "w3": (layers, *experts, hidden, dim),
+        "rms_final_weight": (dim,),
+    }
+    if not config.shared_classifier:
+        shapes["wcls"] = (config.vocab_size, dim)
+    if config.attention_bias:
+        shapes |= {"bq": (layers, queries), "bk": (layers, kv), "bv": (layers, kv), "bo": (layers, dim)}
+    if config.mlp_bias:
+        shapes |= {"b1": (layers, hidden), "b3": (layers, hidden), "b2": (layers, dim)}
+    if config.qk_norm:
+        shapes |= {"q_norm": (layers, config.head_dim), "k_norm": (layers, config.head_dim)}
+    if config.post_norms:
+        shapes |= {"post_att_weight": (layers, dim), "post_ffn_weight": (layers, dim)}
+    if config.n_experts:
+        shapes["router"] = (layers, config.n_experts, dim)
+    return shapes
 
 
 # What a file may say of its Config, at most: anything else means a damaged or foreign file, or a model that no
@@ -89,11 +157,8 @@ NO_MERGE = 2**31 - 1  # rank of a piece that is never the result of a merge
 class Model:
     """A decoder in float32.
 
-    weights: llama2.c's names (TransformerWeights in run.c), without the RoPE tables:
-        token_embedding_table[vocab, dim], rms_att_weight[layer, dim], wq[layer, dim, dim],
-        wk[layer, kv_dim, dim], wv[layer, kv_dim, dim], wo[layer, dim, dim], rms_ffn_weight[layer, dim],
-        w1[layer, hidden, dim], w2[layer, dim, hidden], w3[layer, hidden, dim], rms_final_weight[dim],
-        wcls[vocab, dim] (the embedding table itself where the classifier is shared).
+    weights: llama2.c's names (TransformerWeights in run.c), without the RoPE tables: those of weight_shapes, and wcls
+        in any case (the embedding table itself where the classifier is shared).
     sha256: of the checkpoint file.
     """
 

@@ -1,10 +1,12 @@
 """The plain transformer in float: what the integers are measured against (rung 1 and 2 of the ladder).
 
-Written after llama2.c's forward() (karpathy/llama2.c, run.c), batched over sequences and positions.
+Written after llama2.c's forward() (karpathy/llama2.c, run.c), batched over sequences and positions, with what close
+relatives of Llama add (ir.Config).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -21,10 +23,17 @@ def rmsnorm(x: Floats, weight: Floats, eps: float) -> Floats:
     return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight
 
 
-def rope_angles(config: Config, positions: NDArray[np.int64]) -> Floats:
+def rope_frequencies(config: Config, layer: int = 0) -> Floats:
+    """Radians per position of each pair of a layer's heads: [head_dim / 2]."""
+    local = bool(config.window(layer))
+    theta = config.local_rope_theta if local and config.local_rope_theta else config.rope_theta
+    frequency: Floats = theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
+    return frequency / np.array(config.rope_factors) if config.rope_factors and not local else frequency
+
+
+def rope_angles(config: Config, positions: NDArray[np.int64], layer: int = 0) -> Floats:
     """Angle of each pair at each position: [len(positions), head_dim / 2] radians."""
-    frequency = config.rope_theta ** (-np.arange(0, config.head_dim, 2) / config.head_dim)
-    return positions[:, None] * frequency
+    return positions[:, None] * rope_frequencies(config, layer)
 
 
 def rope(x: Floats, angles: Floats) -> Floats:
@@ -44,6 +53,27 @@ def softmax(scores: Floats) -> Floats:
 
 def silu(x: Floats) -> Floats:
     return x / (1 + np.exp(-np.clip(x, -60, None)))
+
+
+def gelu(x: Floats) -> Floats:
+    """x Phi(x) (Hendrycks and Gimpel 2016), Phi the normal distribution."""
+    return x * (1 + np.vectorize(math.erf, otypes=[np.float64])(x / math.sqrt(2))) / 2
+
+
+def gelu_tanh(x: Floats) -> Floats:
+    return x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2
+
+
+def relu(x: Floats) -> Floats:
+    return np.maximum(x, 0)
+
+
+def relu2(x: Floats) -> Floats:
+    """ReLU squared (So et al. 2021)."""
+    return relu(x) ** 2
+
+
+ACTIVATION = {"silu": silu, "gelu": gelu, "gelu_tanh": gelu_tanh, "relu": relu, "relu2": relu2}
 
 
 class FloatDecoder:
@@ -67,25 +97,31 @@ class FloatDecoder:
         length = tokens.shape[1]
         positions = np.arange(self._position, self._position + length)
         self._position += length
-        angles = rope_angles(config, positions)
-        x = w["token_embedding_table"][tokens]
+        x = w["token_embedding_table"][tokens] * config.embedding_scale
         tap("residual", 0, x)
         for layer in range(config.n_layers):
-            x = x + self._attention(layer, rmsnorm(x, w["rms_att_weight"][layer], config.norm_eps), angles)
+            h = rmsnorm(x, w["rms_att_weight"][layer], config.norm_eps)
+            x = x + self._attention(layer, h, rope_angles(config, positions, layer))
             tap("residual", layer, x)
-            x = x + self._feed_forward(layer, rmsnorm(x, w["rms_ffn_weight"][layer], config.norm_eps))
+            h = rmsnorm(x, w["rms_ffn_weight"][layer], config.norm_eps)
+            x = x + self._feed_forward(layer, h)
             tap("residual", layer, x)
         x = rmsnorm(x, w["rms_final_weight"], config.norm_eps)
         tap("final_norm", 0, x)
-        return x @ w["wcls"].T
+        return x @ w["wcls"].T * config.logit_scale
 
     def _attention(self, layer: int, h: Floats, angles: Floats) -> Floats:
         config, w, tap = self._config, self._weights, self._tap
         batch, length, _ = h.shape
         tap("att_norm", layer, h)
-        q = (h @ w["wq"][layer].T).reshape(batch, length, config.n_heads, config.head_dim)
-        k = (h @ w["wk"][layer].T).reshape(batch, length, config.n_kv_heads, config.head_dim)
-        v = (h @ w["wv"][layer].T).reshape(batch, length, config.n_kv_heads, config.head_dim)
+        q = self._linear("wq", layer, h, "bq").reshape(batch, length, config.n_heads, config.head_dim)
+        k = self._linear("wk", layer, h, "bk").reshape(batch, length, config.n_kv_heads, config.head_dim)
+        v = self._linear("wv", layer, h).reshape(batch, length, config.n_kv_heads, config.head_dim)
+        if config.qk_norm:
+            tap("query_raw", layer, q)
+            tap("key_raw", layer, k)
+            q = rmsnorm(q, w["q_norm"][layer], config.norm_eps)
+            k = rmsnorm(k, w["k_norm"][layer], config.norm_eps)
         tap("query", layer, q)
         tap("key", layer, k)
         tap("value", layer, v)
@@ -95,23 +131,61 @@ class FloatDecoder:
 
         newest = np.arange(keys.shape[1] - length, keys.shape[1])[:, None]
         age = newest - np.arange(keys.shape[1])
-        visible = age >= 0 if self._window is None else (age >= 0) & (age < self._window)
+        windows = [size for size in (self._window, config.window(layer)) if size]
+        visible = (age >= 0) & (age < min(windows)) if windows else age >= 0
         grouped = q.reshape(batch, length, config.n_kv_heads, config.group_size, config.head_dim)
         scores = np.einsum("btgrd,bsgd->bgrts", grouped, keys, optimize=True) / np.sqrt(config.head_dim)
         weight = softmax(np.where(visible, scores, -np.inf))
-        out = np.einsum("bgrts,bsgd->btgrd", weight, values, optimize=True).reshape(batch, length, config.dim)
-        tap("attention", layer, out)
-        return out @ w["wo"][layer].T
+        out = np.einsum("bgrts,bsgd->btgrd", weight, values, optimize=True)
+        tap("attention", layer, out.reshape(batch, length, config.query_dim))
+        if config.attention_bias:  # weights sum to 1, so that bv may come after them, and stay out of the taps
+            out = out + w["bv"][layer].reshape(config.n_kv_heads, 1, config.head_dim)
+        added = self._linear("wo", layer, out.reshape(batch, length, config.query_dim), "bo")
+        return self._post_norm("post_att", layer, added)
+
+    def _linear(self, name: str, layer: int, h: Floats, bias: str = "") -> Floats:
+        y = h @ self._weights[name][layer].T
+        return y + self._weights[bias][layer] if bias in self._weights else y
+
+    def _post_norm(self, name: str, layer: int, added: Floats) -> Floats:
+        if not self._config.post_norms:
+            return added
+        self._tap(f"{name}_raw", layer, added)
+        return rmsnorm(added, self._weights[f"{name}_weight"][layer], self._config.norm_eps)
 
     def _feed_forward(self, layer: int, h: Floats) -> Floats:
-        w, tap = self._weights, self._tap
-        tap("ffn_norm", layer, h)
-        gate, up = h @ w["w1"][layer].T, h @ w["w3"][layer].T
-        tap("gate", layer, gate)
-        tap("up", layer, up)
-        hidden = silu(gate) * up
-        tap("swiglu", layer, hidden)
-        return hidden @ w["w2"][layer].T
+        self._tap("ffn_norm", layer, h)
+        if self._config.n_experts:
+            return self._post_norm("post_ffn", layer, self._experts(layer, h))
+        gate, up = self._linear("w1", layer, h, "b1"), self._linear("w3", layer, h, "b3")
+        hidden = self._gated(layer, gate, up)
+        return self._post_norm("post_ffn", layer, self._linear("w2", layer, hidden, "b2"))
+
+    def _gated(self, layer: int, gate: Floats, up: Floats) -> Floats:
+        self._tap("gate", layer, gate)
+        self._tap("up", layer, up)
+        hidden = ACTIVATION[self._config.activation](gate) * up
+        self._tap("swiglu", layer, hidden)
+        return hidden
+
+    def _experts(self, layer: int, h: Floats) -> Floats:
+        """Mixture of experts (Shazeer et al. 2017), weighted as by Mixtral (Jiang et al. 2024)."""
+        config, w = self._config, self._weights
+        logits = h @ w["router"][layer].T
+        self._tap("router", layer, logits)
+        best = np.argsort(-logits, -1, kind="stable")[..., : config.experts_per_token]  # the lowest id on ties
+        weight = np.zeros(logits.shape)
+        np.put_along_axis(weight, best, softmax(np.take_along_axis(logits, best, -1)), -1)
+        out = np.zeros(h.shape)
+        for expert in range(config.n_experts):
+            chosen = weight[..., expert] > 0
+            rows = h[chosen]  # [tokens, dim]
+            if not len(rows):
+                continue
+            gate, up = rows @ w["w1"][layer, expert].T, rows @ w["w3"][layer, expert].T
+            hidden = self._gated(layer, gate[None], up[None])[0]
+            out[chosen] += weight[chosen][:, expert, None] * (hidden @ w["w2"][layer, expert].T)
+        return out
 
 
 def sample_sequences(

@@ -6,7 +6,6 @@ to say takes stories260K.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 from pathlib import Path
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from mcugen.checkpoints import read_checkpoint
 from mcugen.fc8 import to_fc8
-from mcugen.ir import NO_MERGE, Config, Model, QuantizedModel, Tokenizer
+from mcugen.ir import NO_MERGE, Config, Model, QuantizedModel, Tokenizer, weight_shapes
 from mcugen.quantize import calibrate, quantize
 from mcugen.tokenizer import encode, read_tokenizer
 
@@ -33,58 +32,30 @@ SHAPES = {
 }
 
 
-def random_model(
-    seed: int,
-    *,
-    dim: int,
-    hidden_dim: int,
-    n_layers: int,
-    n_heads: int,
-    n_kv_heads: int,
-    vocab_size: int,
-    seq_len: int,
-    shared_classifier: bool,
-) -> Model:
+def model_of(config: Config, seed: int = 0) -> Model:
     """A random decoder whose values stay of order 1 from the first layer to the last.
 
     Each matrix keeps the variance of its input (standard deviation 1 / sqrt(columns)); what adds to the residual is
     smaller by sqrt(2 n_layers), as llama2.c's model.py has it. Logits have a standard deviation near 2.
     """
-    config = Config(dim, hidden_dim, n_layers, n_heads, n_kv_heads, vocab_size, seq_len, shared_classifier)
     rng = np.random.default_rng(seed)
-
-    def matrix(*shape: int, scale: float = 1.0) -> np.ndarray:
-        return (rng.normal(0, scale / np.sqrt(shape[-1]), shape)).astype(np.float32)
-
-    def gain(*shape: int) -> np.ndarray:
-        return np.exp(rng.normal(0, 0.3, shape)).astype(np.float32)
-
-    small = 1 / np.sqrt(2 * n_layers)
-    embedding = matrix(vocab_size, dim, scale=2.0)
-    weights = {
-        "token_embedding_table": embedding,
-        "rms_att_weight": gain(n_layers, dim),
-        "wq": matrix(n_layers, dim, dim),
-        "wk": matrix(n_layers, config.kv_dim, dim),
-        "wv": matrix(n_layers, config.kv_dim, dim),
-        "wo": matrix(n_layers, dim, dim, scale=small),
-        "rms_ffn_weight": gain(n_layers, dim),
-        "w1": matrix(n_layers, hidden_dim, dim),
-        "w2": matrix(n_layers, dim, hidden_dim, scale=small),
-        "w3": matrix(n_layers, hidden_dim, dim),
-        "rms_final_weight": gain(dim),
-        "wcls": embedding if shared_classifier else matrix(vocab_size, dim, scale=2.0),
-    }
+    small = 1 / np.sqrt(2 * config.n_layers)
+    scales = {"token_embedding_table": 2.0, "wcls": 2.0, "wo": small, "w2": small, "router": 2.0}
+    weights = {}
+    for name, shape in weight_shapes(config).items():
+        if name.startswith(("rms_", "post_")) or name.endswith("_norm"):
+            values = np.exp(rng.normal(0, 0.3, shape))
+            values *= small if name.startswith("post_") else 1
+        elif name.startswith("b"):
+            values = rng.normal(0, 0.3, shape)
+        else:
+            values = rng.normal(0, scales.get(name, 1.0) / np.sqrt(shape[-1]), shape)
+        weights[name] = values.astype(np.float32)
+    if config.shared_classifier:
+        weights["wcls"] = weights["token_embedding_table"]
     for tensor in weights.values():
         tensor.setflags(write=False)
     return Model(f"random{seed}", config, weights, f"{seed:064x}")
-
-
-def model_of(config: Config, seed: int = 0) -> Model:
-    """random_model of this shape."""
-    shape = dataclasses.asdict(config)
-    del shape["rope_theta"], shape["norm_eps"]
-    return random_model(seed, **shape)
 
 
 def random_tokens(config: Config, count: int, seed: int = 0) -> np.ndarray:
@@ -93,7 +64,7 @@ def random_tokens(config: Config, count: int, seed: int = 0) -> np.ndarray:
 
 @functools.cache
 def quantized(config: Config, seed: int = 0, bits: int = 8) -> QuantizedModel:
-    """random_model of this shape in integers, calibrated on 8 sequences of random tokens: cheap, and close enough."""
+    """model_of this shape in integers, calibrated on 8 sequences of random tokens: cheap, and close enough."""
     model = model_of(config, seed)
     sequences = random_tokens(config, 8 * config.seq_len, seed).reshape(8, -1)
     return quantize(model, calibrate(model, sequences, "random tokens"), bits)
