@@ -57,6 +57,7 @@ PORTABLE: Mapping[str, KernelVariant] = {
     **_portable(*LINEAR, *LINEAR4, file="linear.c"),
     **_portable("rope_s16", "rope_s8", "rebase_s8", file="rope.c"),
     **_portable("attention_s16", file="attention.c"),
+    **_portable("values4_s16", "attention4_s16", file="attention4.c"),
     **_portable("swiglu_s16", file="swiglu.c"),
     # TFLite Micro computes the product, and our C what follows it
     "fc_s16": KernelVariant("mg_rescale_s16", ("kernels/rescale.c",)),

@@ -321,6 +321,54 @@ def attention_s16(
     return saturate_s16(out.transpose(2, 0, 1, 3).reshape(tokens, dim))
 
 
+VALUES4_GROUP = 16  # channels that share a step in a ring of int4 values
+
+
+def values4_bytes(n: int) -> int:
+    """Bytes of a ring's slot of n int4 values, n even: two codes in each, then one step per VALUES4_GROUP channels."""
+    return n // 2 + -(-n // VALUES4_GROUP)
+
+
+def values4_s16(x: AnyInts) -> NDArray[np.int8]:
+    """Values in 4 bits: x ~ code * step, code in [-7, 7], step in [1, 18] per VALUES4_GROUP channels, saturated.
+
+    x int16[..., n] in units of an int8 code, n even. Returns int8[..., values4_bytes(n)]: codes, the even channel in
+    the lower half of a byte, then steps.
+    """
+    wide = x.astype(np.int64)
+    starts = np.arange(0, x.shape[-1], VALUES4_GROUP)
+    peak = np.maximum.reduceat(np.abs(wide), starts, axis=-1)
+    step = np.clip((peak + 6) // 7, 1, 18)
+    each = np.repeat(step, VALUES4_GROUP, axis=-1)[..., : x.shape[-1]]
+    inside = np.clip(wide, -7 * each, 7 * each)
+    code = (2 * (inside + 7 * each) + each) // (2 * each) - 7
+    packed = (code[..., 0::2] & 15) | (code[..., 1::2] * 16)
+    return np.concatenate([packed, step], -1).astype(np.int8)
+
+
+def unpack_values4(slots: AnyInts, n: int) -> Ints:
+    """The values of slots int8[..., values4_bytes(n)]: int64[..., n], each at most 126 in magnitude."""
+    packed = slots[..., : n // 2].astype(np.int64)
+    code = np.stack([((packed & 15) ^ 8) - 8, packed >> 4], -1).reshape(*slots.shape[:-1], n)
+    step = slots[..., n // 2 :].astype(np.int64)
+    return code * np.repeat(step, VALUES4_GROUP, axis=-1)[..., :n]
+
+
+def attention4_s16(
+    q: AnyInts,
+    keys: AnyInts,
+    values: AnyInts,
+    visible: NDArray[np.bool_],
+    n_heads: int,
+    n_kv_heads: int,
+    shift: int,
+    drop: int,
+) -> NDArray[np.int16]:
+    """attention_s16 over int4 values, int8[S, values4_bytes(kv_dim)] as values4_s16 makes them."""
+    unpacked = unpack_values4(values, keys.shape[-1])
+    return attention_s16(q, keys, unpacked, visible, n_heads, n_kv_heads, shift, drop)
+
+
 # ---------------------------------------------------------------- feed-forward
 
 

@@ -506,16 +506,16 @@ def test_rebase_s8(data, rope, rows, delta):
 # ---------------------------------------------------------------- attention
 
 
-def check_attention(q, keys, values, shape, shift, drop, length=None) -> None:
+def check_attention(q, keys, values, shape, shift, drop, length=None, name="attention_s16") -> None:
     """length: slots that are seen, of those that there are; all of them unless told otherwise."""
     n_heads, n_kv_heads, head_dim = shape
     length = len(keys) if length is None else length
     sizes = {"n_heads": n_heads, "n_kv_heads": n_kv_heads, "head_dim": head_dim, "shift": shift, "drop": drop}
     attention = Struct(CAttention, sizes)
     scratch = Out("int16", (length,))
-    out, _ = run_c("attention_s16", Out("int16", q.shape), q, keys, values, scratch, length, attention)
+    out, _ = run_c(name, Out("int16", q.shape), q, keys, values, scratch, length, attention)
     visible = np.arange(len(keys))[None] < length
-    expected = kernels.attention_s16(q[None], keys, values, visible, n_heads, n_kv_heads, shift, drop)
+    expected = getattr(kernels, name)(q[None], keys, values, visible, n_heads, n_kv_heads, shift, drop)
     equal(out, expected[0])
 
 
@@ -576,6 +576,55 @@ def test_attention_s16_forgets_what_is_far(drop, last):
         q = np.array([-2 * min(distance, 16383), -2 * last], np.int16)  # scores 0, -distance, -last, their sum
         values = np.array([[1, -127], [127, 5], [-127, 127], [33, 64]], np.int8)
         check_attention(q, keys, values, (1, 1, 2), 1, drop)
+
+
+@quick
+@given(st.data())
+def test_values4_s16(data):
+    n, slots = 2 * data.draw(st.integers(1, 40)), data.draw(st.integers(1, 3))
+    slot = data.draw(st.integers(0, slots - 1))
+    x = data.draw(words(n) | codes(n).map(lambda c: c.astype(np.int16)))
+    ring = np.full((slots, kernels.values4_bytes(n)), 0x33, np.int8)
+    (y,) = run_c("values4_s16", InOut(ring), slot, x, n)
+    expected = ring.copy()
+    expected[slot] = kernels.values4_s16(x)
+    equal(y, expected)
+
+
+def test_values4_s16_of_every_value_and_peak():
+    """A value is within half a step, 9 at most, whatever the peak beside it; beyond 127 it saturates."""
+    for peak in (0, 1, 7, 8, 63, 126, 127, 128, 2000, 32767, -32768):
+        x = np.arange(-130, 131, dtype=np.int16)[:, None] * np.ones(2, np.int16)
+        x = np.clip(x, -abs(peak), abs(peak)).astype(np.int16)
+        x[:, 1] = peak
+        for row in x:
+            (y,) = run_c("values4_s16", Out("int8", (2,)), 0, row, 2)
+            equal(y, kernels.values4_s16(row))
+        back = kernels.unpack_values4(kernels.values4_s16(x), 2)
+        step = min(max(-(-abs(peak) // 7), 1), 18)
+        assert (abs(back - np.clip(x, -126, 126)) <= step / 2).all()
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_attention4_s16(data):
+    n_kv_heads, group = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3))
+    head_dim = 2 * data.draw(st.integers(1, 10) | st.just(24))
+    slots = data.draw(st.integers(1, 3) | st.integers(1, 40))
+    n_heads, kv_dim = n_kv_heads * group, n_kv_heads * head_dim
+    keys, values = data.draw(codes(slots, kv_dim)), data.draw(codes(slots, kv_dim))
+    check_attention(
+        data.draw(words(n_heads * head_dim)), keys, kernels.values4_s16(values), (n_heads, n_kv_heads, head_dim),
+        data.draw(st.integers(6, 16) | st.integers(1, 30)), data.draw(st.just(0) | st.integers(0, 14)),
+        data.draw(st.integers(1, slots)), name="attention4_s16",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [516, 517, 4130])
+def test_attention4_s16_at_its_largest_sums(length):
+    values = kernels.values4_s16(np.full((length, 2), [127, -127], np.int16))
+    q, keys = np.zeros(2, np.int16), np.ones((length, 2), np.int8)
+    check_attention(q, keys, values, (1, 1, 2), 1, probability_drop(length), name="attention4_s16")
 
 
 # ---------------------------------------------------------------- feed-forward

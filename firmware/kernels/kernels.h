@@ -116,6 +116,19 @@ void mg_rebase_s8(int8_t *y, const int8_t *keys, int32_t rows, int32_t delta, co
 void mg_attention_s16(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values, int16_t *scores,
                       int32_t length, const mg_attention_t *attention);
 
+/* Channels that share a step in a ring of int4 values, and bytes of a slot of n channels: two codes in each, the even
+ * channel in the lower half, then the steps (attention4.c). */
+enum { MG_VALUES4_GROUP = 16 };
+#define MG_VALUES4_BYTES(n) ((n) / 2 + ((n) + MG_VALUES4_GROUP - 1) / MG_VALUES4_GROUP)
+
+/* The slot of a ring of int4 values [][MG_VALUES4_BYTES(n)]: x [n] in units of an int8 code, saturated to [-127, 127];
+ * n even. */
+void mg_values4_s16(int8_t *ring, int32_t slot, const int16_t *x, int32_t n);
+
+/* mg_attention_s16 over int4 values. */
+void mg_attention4_s16(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values, int16_t *scores,
+                       int32_t length, const mg_attention_t *attention);
+
 /* y [n] = silu(gate) * up >> shift, 1 <= shift <= 30; gate in Q(gate_frac), 4 <= gate_frac <= 11. y may be gate. */
 void mg_swiglu_s16(int16_t *y, const int16_t *gate, const int16_t *up, int32_t n, int32_t gate_frac, int32_t shift);
 
