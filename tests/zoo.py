@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,21 @@ SHAPES = {
 }
 
 NEAREST = {8: W8, 4: W4_NEAREST}  # recipes that round to nearest, by bits
+
+# What close relatives of Llama add, one after the other; "all" is everything at once but a mixture.
+_SMALL = Config(40, 44, 2, 4, 2, 60, 16, True)
+ARCHITECTURES = {
+    "qwen2": replace(_SMALL, attention_bias=True),
+    "qwen3": replace(_SMALL, dim=36, head_size=12, qk_norm=True, shared_classifier=False),
+    "gemma": replace(_SMALL, head_size=6, activation="gelu_tanh", post_norms=True, embedding_scale=1.5, logit_scale=0.7),
+    "gelu": replace(_SMALL, activation="gelu", mlp_bias=True),
+    "reglu": replace(_SMALL, activation="relu"),
+    "relu2": replace(_SMALL, activation="relu2", hidden_dim=33),
+    "moe1": replace(_SMALL, n_experts=5, experts_per_token=1),
+    "moe2": replace(_SMALL, n_experts=4, experts_per_token=2),
+    "all": Config(34, 30, 2, 6, 3, 50, 16, False, head_size=8, activation="gelu", attention_bias=True, mlp_bias=True,
+                  qk_norm=True, post_norms=True, embedding_scale=0.7, logit_scale=1.3),
+}  # fmt: skip
 
 
 def model_of(config: Config, seed: int = 0) -> Model:
@@ -116,6 +132,11 @@ def configs(draw: st.DrawFn) -> Config:
         seq_len=draw(st.sampled_from([2, 3, 8, 16])),
         shared_classifier=draw(st.booleans()),
     )
+
+
+def architectures() -> pytest.MarkDecorator:
+    """Run a test once for each of ARCHITECTURES, as `config`."""
+    return pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 
 
 def shapes() -> pytest.MarkDecorator:
