@@ -59,6 +59,12 @@ PORTABLE: Mapping[str, KernelVariant] = {
     **_portable("attention_s16", file="attention.c"),
     **_portable("values4_s16", "attention4_s16", file="attention4.c"),
     **_portable("swiglu_s16", file="swiglu.c"),
+    # What close relatives of Llama add, in any family
+    **_portable("geglu_s16", "geglu_tanh_s16", file="geglu.c"),
+    **_portable("reglu_s16", "relu2glu_s16", file="reglu.c"),
+    **_portable("headnorm_s16", file="headnorm.c"),
+    **_portable("add_s16", "scale_s16", file="elementwise.c"),
+    **_portable("route_s32", file="route.c"),
     # TFLite Micro computes the product, and our C what follows it
     "fc_s16": KernelVariant("mg_rescale_s16", ("kernels/rescale.c",)),
     "fc_add_s16": KernelVariant("mg_rescale_add_s16", ("kernels/rescale.c",)),

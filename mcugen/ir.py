@@ -210,13 +210,26 @@ class Linear:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Norm:
-    """gain: int16[dim] in Q(gain_frac), with sqrt(dim) and the output's scale in it; gain_frac may be negative."""
+    """gain: int16[dim] in Q(gain_frac), with sqrt(dim) and the output's scale in it; gain_frac may be negative.
+
+    eps: in squared units of the input. Of heads, gain is int16[heads * head_dim]: each head is a vector of its own.
+    """
 
     gain: NDArray[np.int16]
     gain_frac: int
+    eps: int
 
     def __post_init__(self) -> None:
         _freeze(self.gain)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Expert:
+    """One feed-forward of a mixture; all of a layer have the same shapes, bits, units of gate, up and hidden."""
+
+    w1: Linear
+    w3: Linear
+    w2: Linear
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -224,8 +237,11 @@ class QuantizedLayer:
     """One decoder layer in integers.
 
     key_zero: int32[kv_dim] in Q(15 + key_shift) of a key code; key_shift: how much finer wk's output is than a code.
-    score_shift: q . k to scores in 1/64 octaves. gate_frac: w1 x is Q(gate_frac);
-    swiglu_shift: silu(w1 x) * (w3 x) to int16.
+    score_shift: q . k to scores in 1/64 octaves. gate_frac: w1 x is Q(gate_frac); swiglu_shift: activation(w1 x) *
+    (w3 x) to int16, where the activation keeps Q(gate_frac), but for relu2: Q(2 * gate_frac - 15).
+    *_bias: int16[rows] in the units of what they are added to, or None where all are zero; out_bias is wo bv + bo,
+    since softmax weights sum to 1. Norms that Config does not ask for are None. A mixture of experts has a router,
+    int8 with Q16 logits, and experts instead of w1, w3 and w2.
     """
 
     att_norm: Norm
@@ -237,21 +253,34 @@ class QuantizedLayer:
     score_shift: int
     wo: Linear
     ffn_norm: Norm
-    w1: Linear
-    w3: Linear
+    w1: Linear | None
+    w3: Linear | None
     gate_frac: int
     swiglu_shift: int
-    w2: Linear
+    w2: Linear | None
+    query_bias: NDArray[np.int16] | None = None
+    key_bias: NDArray[np.int16] | None = None
+    out_bias: NDArray[np.int16] | None = None
+    gate_bias: NDArray[np.int16] | None = None
+    up_bias: NDArray[np.int16] | None = None
+    down_bias: NDArray[np.int16] | None = None
+    query_norm: Norm | None = None
+    key_norm: Norm | None = None
+    post_att_norm: Norm | None = None
+    post_ffn_norm: Norm | None = None
+    router: Linear | None = None
+    experts: tuple[Expert, ...] = ()
 
     def __post_init__(self) -> None:
-        _freeze(self.key_zero)
+        biases = (self.query_bias, self.key_bias, self.out_bias, self.gate_bias, self.up_bias, self.down_bias)
+        _freeze(self.key_zero, *(bias for bias in biases if bias is not None))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class QuantizedModel:
     """A decoder in integers only (profile W8A8KV8; W8A8KV8-FC8 where its matrices have an fc).
 
-    eps: of RMSNorm, in squared residual units. rope_step: uint32[head_dim / 2], turns per position in Q32.
+    rope_step: uint32[head_dim / 2], turns per position in Q32.
     max_position: cached keys are turned back before a position reaches it (their zero points hold below it).
     classifier: shares its codes with embedding where config.shared_classifier. Logits are Q16 nats.
     sha256: of the checkpoint it came from; recipe: how it was made, for provenance.
@@ -263,7 +292,6 @@ class QuantizedModel:
     layers: tuple[QuantizedLayer, ...]
     final_norm: Norm
     classifier: Linear
-    eps: int
     rope_step: NDArray[np.uint32]
     max_position: int
     sha256: str
@@ -308,6 +336,15 @@ class KernelVariant:
 
     symbol: str
     sources: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bank:
+    """A matrix of every expert. label: "layers.0.w1"; rank: the op reads the one that choice[rank] names."""
+
+    label: str
+    matrices: tuple[Linear, ...]
+    rank: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)

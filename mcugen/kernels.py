@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.ir import Linear
-from mcugen.tables import EXP2_Q15, SIGMOID_Q15, SINE_Q15
+from mcugen.tables import EXP2_Q15, PHI_Q15, PHI_TANH_Q15, SIGMOID_Q15, SINE_Q15
 
 Ints = NDArray[np.int64]
 AnyInts = NDArray[np.integer]
@@ -24,6 +24,8 @@ SHIFT_MIN, SHIFT_MAX = 16, 32  # of a linear layer: a product's upper word is on
 FC_SHIFT_MIN, FC_SHIFT_MAX = -31, 0  # of FULLY_CONNECTED (ir.Linear.fc): a division by a power of two
 ROPE_SHIFT = 15  # sine and cosine are Q15
 GATE_FRAC_MIN, GATE_FRAC_MAX = 4, 11  # of a gate: [-2048, 2048) to [-16, 16)
+RELU_FRAC_MAX = 24  # of a gate that meets no table
+MAX_EXPERTS = 64
 SCORE_FRAC = 6  # scores are in 1/64 of an octave
 ATTENTION_FRAC = 8  # attention output: V codes in Q8, |o| <= 127 * 2**8 < 2**15
 
@@ -219,7 +221,7 @@ def isqrt32(x: Ints) -> Ints:
 def rmsnorm_s16(x: AnyInts, gain: AnyInts, gain_frac: int, eps: int) -> NDArray[np.int16]:
     """x * gain / sqrt(sum(x**2) + eps) (Zhang and Sennrich 2019; sqrt(dim) lies in the gain).
 
-    x int16[..., dim]; gain int16[dim] in Q(gain_frac); eps int64 in squared residual units, >= 1.
+    x int16[..., dim]; gain int16[dim] in Q(gain_frac); eps int64 in squared units of x, >= 1.
     The sum is normalised to [2**30, 2**32) by an even shift, so that root has 16 bits and 2**31 / root 17.
     """
     wide = x.astype(np.int64)
@@ -229,6 +231,25 @@ def rmsnorm_s16(x: AnyInts, gain: AnyInts, gain_frac: int, eps: int) -> NDArray[
     normal = np.where(even >= 0, total << np.maximum(even, 0), total >> np.maximum(-even, 0))
     reciprocal = np.int64(2**31) // isqrt32(normal)
     return saturate_s16(round_shift(wide * gain.astype(np.int64) * reciprocal, 31 + gain_frac - (even >> 1)))
+
+
+def headnorm_s16(x: AnyInts, gain: AnyInts, gain_frac: int, eps: int, heads: int) -> NDArray[np.int16]:
+    """rmsnorm_s16 of each head of x int16[..., heads * head_dim]; gain likewise."""
+    by_head = x.reshape(*x.shape[:-1], heads, -1)
+    return rmsnorm_s16(by_head, gain.reshape(heads, -1), gain_frac, eps).reshape(x.shape)
+
+
+# ---------------------------------------------------------------- elementwise
+
+
+def add_s16(x: AnyInts, b: AnyInts) -> NDArray[np.int16]:
+    """x + b, saturated; int16[..., n], b of the same units, or int16[n]: a bias."""
+    return saturate_s16(x.astype(np.int64) + b)
+
+
+def scale_s16(x: AnyInts, weight: AnyInts) -> NDArray[np.int16]:
+    """x * weight. x int16[..., n]; weight int16[...] in Q15, >= 0."""
+    return saturate_s16(round_shift(x.astype(np.int64) * weight[..., None], 15))
 
 
 # ---------------------------------------------------------------- rotary position embedding
@@ -372,19 +393,59 @@ def attention4_s16(
 # ---------------------------------------------------------------- feed-forward
 
 
-def sigmoid_q15(gate: Ints, frac: int) -> Ints:
-    """The logistic function of a Q(frac) gate in Q15, interpolated on [-8, 8) and flat beyond."""
+def gate_q15(table: AnyInts, gate: Ints, frac: int) -> Ints:
+    """A table of 64 steps on [-8, 8] at a Q(frac) gate, in Q15: interpolated, and flat beyond."""
     limit = 8 << frac
     z = np.clip(gate, -limit, limit - 1) + limit  # 64 steps of 2**(frac - 2)
     index, fraction = z >> (frac - 2), z & ((1 << (frac - 2)) - 1)
-    low = SIGMOID_Q15[index].astype(np.int64)
-    high = SIGMOID_Q15[index + 1].astype(np.int64)
+    low = table[index].astype(np.int64)
+    high = table[index + 1].astype(np.int64)
     return low + round_shift((high - low) * fraction, frac - 2)
+
+
+def _gated(table: AnyInts, gate: AnyInts, up: AnyInts, gate_frac: int, shift: int) -> NDArray[np.int16]:
+    g = gate.astype(np.int64)
+    activated = round_shift(g * gate_q15(table, g, gate_frac), 15)
+    return saturate_s16(round_shift(activated * up.astype(np.int64), shift))
 
 
 def swiglu_s16(gate: AnyInts, up: AnyInts, gate_frac: int, shift: int) -> NDArray[np.int16]:
     """silu(gate) * up (Shazeer 2020). gate int16[..., hidden] in Q(gate_frac), GATE_FRAC_MIN to GATE_FRAC_MAX; the
     product is shifted right by `shift`."""
-    g = gate.astype(np.int64)
-    silu = round_shift(g * sigmoid_q15(g, gate_frac), 15)
-    return saturate_s16(round_shift(silu * up.astype(np.int64), shift))
+    return _gated(SIGMOID_Q15, gate, up, gate_frac, shift)
+
+
+def geglu_s16(gate: AnyInts, up: AnyInts, gate_frac: int, shift: int) -> NDArray[np.int16]:
+    """gelu(gate) * up; arguments as swiglu_s16."""
+    return _gated(PHI_Q15, gate, up, gate_frac, shift)
+
+
+def geglu_tanh_s16(gate: AnyInts, up: AnyInts, gate_frac: int, shift: int) -> NDArray[np.int16]:
+    """The same with GELU's tanh approximation."""
+    return _gated(PHI_TANH_Q15, gate, up, gate_frac, shift)
+
+
+def reglu_s16(gate: AnyInts, up: AnyInts, shift: int) -> NDArray[np.int16]:
+    """max(gate, 0) * up; the product is shifted right by `shift`. int16[..., hidden]."""
+    return saturate_s16(round_shift(np.maximum(gate.astype(np.int64), 0) * up, shift))
+
+
+def relu2glu_s16(gate: AnyInts, up: AnyInts, shift: int) -> NDArray[np.int16]:
+    """max(gate, 0)**2 * up. The square of a Q(frac) gate is Q(2 * frac - 15), at most 32766; the rest as reglu_s16."""
+    square = round_shift(np.maximum(gate.astype(np.int64), 0) ** 2, 15)
+    return saturate_s16(round_shift(square * up, shift))
+
+
+def route_s32(logits: AnyInts, count: int) -> tuple[NDArray[np.int32], NDArray[np.int16]]:
+    """The experts of the `count` largest logits, the lowest id on ties, and the softmax of these logits alone.
+
+    logits int32[..., experts], Q16 nats. Returns choice int32[..., count] and weight int16[..., count] in Q15.
+    """
+    wide = logits.astype(np.int64)
+    choice = np.argsort(-wide, -1, kind="stable")[..., :count]
+    chosen = np.take_along_axis(wide, choice, -1)
+    distance = np.minimum(chosen[..., :1] - chosen, 2**20)  # 16 nats: a weight of nothing
+    part = softmax_weight(round_shift(distance * 1477, 20), 0)  # 64 log2(e) / 2**16 = 1477.3 / 2**20
+    total = part.sum(-1, keepdims=True)
+    weight = np.minimum((part * 2**15 + total // 2) // total, 32767)
+    return choice.astype(np.int32), weight.astype(np.int16)

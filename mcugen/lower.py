@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from mcugen.errors import InputError, InternalError, UsageError
 from mcugen.families import PORTABLE, Family, choose_family, family_named
-from mcugen.ir import Buffer, Graph, KernelVariant, Linear, Op, QuantizedLayer, QuantizedModel
+from mcugen.ir import Bank, Buffer, Config, Graph, KernelVariant, Linear, Norm, Op, QuantizedLayer, QuantizedModel
 from mcugen.kernels import FC_SHIFT_MAX, FC_SHIFT_MIN, SHIFT_MAX, SHIFT_MIN, accumulator_bound
 from mcugen.layouts import LAYOUTS
 
@@ -83,14 +86,51 @@ class _Builder:
             return block
         return self.block(f"{at}.att_block_v", source, name=f"{source}_v")
 
-    def linear(self, label: str, x: tuple[str, str], w: Linear, residual: str | None = None) -> str:
-        """residual: what the product is added to, in place."""
-        y = self.buffer(label, "int16", len(w.codes))
-        kernel = _linear_kernel("s16" if residual is None else "add_s16", w)
-        scratch = [] if w.fc is None else [self.buffer(f"{label}.codes8", "int8", len(w.codes))]
-        given = x if residual is None else (residual, *x)
+    def linear(
+        self, label: str, x: tuple[str, str], w: Linear | Bank, residual: str | None = None, choice: str | None = None
+    ) -> str:
+        """residual: what the product is added to, in place. choice: of the experts whose matrices are in a bank."""
+        one = w.matrices[0] if isinstance(w, Bank) else w
+        y = self.buffer(label, "int16", len(one.codes))
+        kernel = _linear_kernel("s16" if residual is None else "add_s16", one)
+        scratch = [] if one.fc is None else [self.buffer(f"{label}.codes8", "int8", len(one.codes))]
+        given = [name for name in (residual, choice, *x) if name is not None]
         self.op(kernel, label, given, [y], scratch=scratch, in_place=residual is not None, w=w)
         return y
+
+    def norm(self, label: str, x: str, norm: Norm, heads: int = 0) -> str:
+        """heads: of x, each of which is a vector of its own; 0: x is one."""
+        y = self.buffer(label, *_vector(self.buffers[x]))
+        if heads:
+            self.op("headnorm_s16", label, [x], [y], norm=norm, heads=heads)
+        else:
+            self.op("rmsnorm_s16", label, [x], [y], norm=norm)
+        return y
+
+    def biased(self, label: str, x: str, bias: NDArray[np.int16] | None) -> str:
+        """x plus a bias, if there is one, in place."""
+        if bias is None:
+            return x
+        y = self.buffer(label, *_vector(self.buffers[x]))
+        self.op("add_s16", label, [x], [y], in_place=True, bias=bias)
+        return y
+
+    def joined(
+        self, at: str, residual: str, added: str, bias: NDArray[np.int16] | None, norm: Norm | None, bias_label: str
+    ) -> str:
+        """The residual behind a part of a layer. added: that residual already, without the bias; or, where a norm
+        follows, what it is of."""
+        added = self.biased(bias_label, added, bias)
+        if norm is None:
+            return added
+        normed = self.norm(f"{at}_post_norm", added, norm)
+        y = self.buffer(f"{at}_sum", *_vector(self.buffers[residual]))
+        self.op("add_s16", y, [residual, normed], [y], in_place=True)
+        return y
+
+
+def _vector(buffer: Buffer) -> tuple[str, int]:
+    return buffer.dtype, buffer.shape[0]
 
 
 def _linear_kernel(output: str, w: Linear) -> str:
@@ -105,24 +145,54 @@ def probability_drop(context: int) -> int:
     return drop
 
 
+# The kernel of an activation, and whether it meets a table and must know the gate's format.
+GATES = {
+    "silu": ("swiglu_s16", True), "gelu": ("geglu_s16", True), "gelu_tanh": ("geglu_tanh_s16", True),
+    "relu": ("reglu_s16", False), "relu2": ("relu2glu_s16", False),
+}  # fmt: skip
+
+
 def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residual: str) -> str:
     """Append one decoder layer; returns the name of its output residual."""
     config, layer = model.config, model.layers[index]
     at = f"layers.{index}"
+    attended = _attention(b, model, index, context, residual)
+
+    normed = b.norm(f"{at}.ffn_norm", attended, layer.ffn_norm)
+    h = b.block(f"{at}.ffn_block", normed, fc=layer.wq.fc is not None)
+    norm, bias = layer.post_ffn_norm, layer.down_bias
+    if layer.router is None:
+        assert layer.w1 is not None and layer.w3 is not None and layer.w2 is not None
+        gate = b.biased(f"{at}.gate_bias", b.linear(f"{at}.w1", h, layer.w1), layer.gate_bias)
+        up = b.biased(f"{at}.up_bias", b.linear(f"{at}.w3", h, layer.w3), layer.up_bias)
+        h = b.block(f"{at}.hidden_block", _gate(b, at, config, layer, gate, up), fc=layer.wq.fc is not None)
+        added = b.linear(f"{at}.w2", h, layer.w2, attended if norm is None else None)
+    else:
+        added = _experts(b, at, config, layer, h, attended if norm is None else None)
+    return b.joined(f"{at}.ffn", attended, added, bias, norm, f"{at}.down_bias")
+
+
+def _attention(b: _Builder, model: QuantizedModel, index: int, context: int, residual: str) -> str:
+    """Append attention; returns the name of the residual behind it."""
+    config, layer = model.config, model.layers[index]
+    at = f"layers.{index}"
     keys, values = f"{at}.keys", f"{at}.values"
 
-    normed = b.buffer(f"{at}.att_norm", "int16", config.dim)
-    b.op("rmsnorm_s16", normed, [residual], [normed], norm=layer.att_norm, eps=model.eps)
+    normed = b.norm(f"{at}.att_norm", residual, layer.att_norm)
     h = b.block(f"{at}.att_block", normed, fc=layer.wq.fc is not None)
-    q = b.linear(f"{at}.wq", h, layer.wq)
-    turned = b.buffer(f"{at}.query", "int16", config.dim)
+    q = b.biased(f"{at}.query_bias", b.linear(f"{at}.wq", h, layer.wq), layer.query_bias)
+    if layer.query_norm is not None:
+        q = b.norm(f"{at}.query_norm", q, layer.query_norm, config.n_heads)
+    turned = b.buffer(f"{at}.query", "int16", config.query_dim)
     b.op("rope_s16", turned, [q], [turned], in_place=True, rope_step=model.rope_step)
-    k = b.linear(f"{at}.wk", h, layer.wk)
+    k = b.biased(f"{at}.key_bias", b.linear(f"{at}.wk", h, layer.wk), layer.key_bias)
+    if layer.key_norm is not None:
+        k = b.norm(f"{at}.key_norm", k, layer.key_norm, config.n_kv_heads)
     b.op("rope_s8", keys, [k], [keys], row=True, **_key_parameters(model, layer))
     h = b.value_block(at, normed, h, layer)
     b.op(_linear_kernel("s8", layer.wv), f"{at}.wv", h, [values], row=True, w=layer.wv)
 
-    out = b.buffer(f"{at}.attention", "int16", config.dim)
+    out = b.buffer(f"{at}.attention", "int16", config.query_dim)
     slots = -(-context // b.family.score_step) * b.family.score_step
     scores = b.single(f"{at}.scores", "int16", *([b.family.score_rows] if b.family.score_rows > 1 else []), slots)
     b.op(
@@ -130,18 +200,47 @@ def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residua
         score_shift=layer.score_shift, drop=probability_drop(context),
     )  # fmt: skip
     h = b.block(f"{at}.out_block", out, fc=layer.wo.fc is not None)
-    attended = b.linear(f"{at}.wo", h, layer.wo, residual)
+    norm = layer.post_att_norm
+    added = b.linear(f"{at}.wo", h, layer.wo, residual if norm is None else None)
+    return b.joined(f"{at}.att", residual, added, layer.out_bias, norm, f"{at}.out_bias")
 
-    normed = b.buffer(f"{at}.ffn_norm", "int16", config.dim)
-    b.op("rmsnorm_s16", normed, [attended], [normed], norm=layer.ffn_norm, eps=model.eps)
-    h = b.block(f"{at}.ffn_block", normed, fc=layer.w1.fc is not None)
-    gate, up = b.linear(f"{at}.w1", h, layer.w1), b.linear(f"{at}.w3", h, layer.w3)
-    hidden = b.buffer(f"{at}.swiglu", "int16", config.hidden_dim)
-    b.op(
-        "swiglu_s16", hidden, [gate, up], [hidden], in_place=True, gate_frac=layer.gate_frac, shift=layer.swiglu_shift
-    )
-    h = b.block(f"{at}.hidden_block", hidden, fc=layer.w2.fc is not None)
-    return b.linear(f"{at}.w2", h, layer.w2, attended)
+
+def _gate(b: _Builder, at: str, config: Config, layer: QuantizedLayer, gate: str, up: str) -> str:
+    """activation(gate) * up, in the gate's bytes."""
+    kernel, has_table = GATES[config.activation]
+    hidden = b.buffer(f"{at}.{kernel.removesuffix('_s16')}", "int16", config.hidden_dim)
+    frac = {"gate_frac": layer.gate_frac} if has_table else {}
+    b.op(kernel, hidden, [gate, up], [hidden], in_place=True, **frac, shift=layer.swiglu_shift)
+    return hidden
+
+
+def _experts(
+    b: _Builder, at: str, config: Config, layer: QuantizedLayer, h: tuple[str, str], residual: str | None
+) -> str:
+    """The chosen experts one after the other; each adds to the residual or, without one, to the first one's output."""
+    assert layer.router is not None
+    logits = b.buffer(f"{at}.router", "int32", config.n_experts)
+    b.op("linear_s32", logits, h, [logits], w=layer.router)
+    choice = b.buffer(f"{at}.choice", "int32", config.experts_per_token)
+    weight = b.buffer(f"{at}.weight", "int16", config.experts_per_token)
+    b.op("route_s32", choice, [logits], [choice, weight])
+    added = residual
+    for rank in range(config.experts_per_token):
+        here = f"{at}.rank{rank}"
+        w1, w3, w2 = (
+            Bank(f"{at}.{name}", tuple(getattr(expert, name) for expert in layer.experts), rank)
+            for name in ("w1", "w3", "w2")
+        )
+        gate = b.linear(f"{here}.w1", h, w1, choice=choice)
+        up = b.linear(f"{here}.w3", h, w3, choice=choice)
+        hidden = _gate(b, here, config, layer, gate, up)
+        if config.experts_per_token > 1:  # else its weight is 1
+            scaled = b.buffer(f"{here}.scaled", "int16", config.hidden_dim)
+            b.op("scale_s16", scaled, [hidden, weight], [scaled], in_place=True, rank=rank)
+            hidden = scaled
+        added = b.linear(f"{here}.w2", b.block(f"{here}.hidden_block", hidden), w2, added, choice)
+    assert added is not None
+    return added
 
 
 def _key_parameters(model: QuantizedModel, layer: QuantizedLayer) -> dict[str, Any]:
@@ -188,10 +287,11 @@ def lower(
             hint="--prefill 1, or --fc custom",
         )
     family = choose_family(features, families)
-    if batch > 1 and config.hidden_dim % 2 and family.kernels:  # all other vectors have an even length
+    odd = [name for name in ("hidden_dim", "dim") if getattr(config, name) % 2]  # heads have an even length
+    if batch > 1 and odd and family.kernels:
         raise UsageError(
-            f"{batch} tokens at once need a hidden_dim that is even, for kernels that read two values at a time; "
-            f"{model.name} has {config.hidden_dim}",
+            f"{batch} tokens at once need a {odd[0]} that is even, for kernels that read two values at a time; "
+            f"{model.name} has {getattr(config, odd[0])}",
             where="--prefill",
             hint="--prefill 1",
         )
@@ -204,7 +304,7 @@ def lower(
     for i in range(config.n_layers):
         residual = _layer(b, model, i, context, residual)
     normed = b.single("final_norm", "int16", config.dim)
-    b.op("rmsnorm_s16", normed, [residual], [normed], last=True, norm=model.final_norm, eps=model.eps)
+    b.op("rmsnorm_s16", normed, [residual], [normed], last=True, norm=model.final_norm)
     logits = b.single("logits", "int32", config.vocab_size)
     x = b.block("final_block", normed, last=True)
     b.op("linear_s32", "logits", x, [logits], last=True, w=model.classifier)
@@ -229,12 +329,22 @@ def check_graph(graph: Graph) -> None:
             if name not in written:
                 raise InternalError(f"{name} is read before it is written", where=where)
         written |= set(op.outputs)
-        for parameter in op.parameters.values():
-            if isinstance(parameter, Linear) and op.kernel.startswith(("linear", "fc")):
-                (_check_accumulators if parameter.fc is None else _check_fc)(parameter, where)
-                _check_layout(graph, op, where)
+        if op.kernel.startswith(("linear", "fc")):
+            w = op.parameters["w"]
+            for matrix in w.matrices if isinstance(w, Bank) else [w]:
+                (_check_accumulators if matrix.fc is None else _check_fc)(matrix, where)
+            if isinstance(w, Bank):
+                _check_bank(w, where)
+            _check_layout(graph, op, where)
     if graph.logits not in written:
         raise InternalError("the logits are never written", where="graph")
+
+
+def _check_bank(bank: Bank, where: str) -> None:
+    """One call and one buffer serve all experts."""
+    kinds = {(w.codes.shape, w.bits) for w in bank.matrices}
+    if len(kinds) > 1:
+        raise InternalError(f"the experts' matrices {bank.label} are not alike", where=where)
 
 
 def _check_layout(graph: Graph, op: Op, where: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.errors import InternalError
-from mcugen.ir import Board, Graph, Linear, Norm, Op, Plan
+from mcugen.ir import Bank, Board, Graph, Linear, Norm, Op, Plan
 from mcugen.packing import pack
 
 ALIGNMENT = 4  # bytes: the widest element is int32, and kernels may read int8 codes by words
@@ -209,14 +209,21 @@ def _flash_items(graph: Graph) -> Iterator[tuple[str, int]]:
 
 def _constants(op: Op, name: str, value: object, packing: str) -> Iterator[tuple[str, NDArray[np.generic], int]]:
     """Label, array and bytes in flash of each tensor in one parameter."""
-    if isinstance(value, Linear):
-        stored = pack(value, packing if value.fc is None else "row_major")  # FULLY_CONNECTED reads them as they are
-        yield f"{op.label}.codes", value.codes, stored.stream.nbytes
-        yield f"{op.label}.multiplier", value.multiplier, value.multiplier.nbytes
+    if isinstance(value, Bank):
+        for i, w in enumerate(value.matrices):
+            yield from _matrix_constants(f"{value.label}.{i}", w, packing)
+    elif isinstance(value, Linear):
+        yield from _matrix_constants(op.label, value, packing)
     elif isinstance(value, Norm):
         yield f"{op.label}.gain", value.gain, value.gain.nbytes
     elif isinstance(value, np.ndarray):
         yield f"{op.label}.{name}", value, value.nbytes
+
+
+def _matrix_constants(label: str, w: Linear, packing: str) -> Iterator[tuple[str, NDArray[np.generic], int]]:
+    stored = pack(w, packing if w.fc is None else "row_major")  # FULLY_CONNECTED reads them as they are
+    yield f"{label}.codes", w.codes, stored.stream.nbytes
+    yield f"{label}.multiplier", w.multiplier, w.multiplier.nbytes
 
 
 # ---------------------------------------------------------------- gate

@@ -7,30 +7,32 @@ int8 codes, int16 multipliers and shifts. Design and measurements: DESIGN.md D2 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.errors import InputError
-from mcugen.ir import Linear, Model, Norm, QuantizedLayer, QuantizedModel
+from mcugen.ir import Expert, Linear, Model, Norm, QuantizedLayer, QuantizedModel
 from mcugen.kernels import (
     ATTENTION_FRAC,
     GATE_FRAC_MAX,
     GATE_FRAC_MIN,
+    RELU_FRAC_MAX,
     SCORE_FRAC,
     SHIFT_MAX,
     SHIFT_MIN,
     accumulator_bound,
 )
+from mcugen.recipes import W8, Precision, Recipe
 from mcugen.reference import FloatDecoder, Floats, rope, rope_angles, sample_sequences
+from mcugen.rounding import S8_MAX, Grid, round_groups, round_rows
 
-S8_MAX, S16_MAX = 127, 32767
+S16_MAX = 32767
 LOGIT_FRAC = 16  # logits are Q16 nats
 RESIDUAL_HEADROOM = 2.0  # over the calibrated maximum; 12 of the 16 bits are already lossless
 BLOCK_HEADROOM = 2.0  # of int16 values that become a block: its codes use the whole range all the same
-GROUP = 32  # columns that share a scale in int4 matrices
 CALIBRATION_TOKENS = 4096
 CALIBRATION_LENGTH = 256
 
@@ -84,41 +86,6 @@ def calibrate(model: Model, sequences: Iterable[NDArray[np.int64]], description:
     return Calibration({key: np.concatenate(parts) for key, parts in seen.items()}, description)
 
 
-def rows_to_codes(w: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Symmetric int8 codes per row and the value of one code: w ~ codes * scale[:, None]. w float[rows, cols]."""
-    scale = np.maximum(np.abs(w).max(1), 1e-12) / S8_MAX
-    return np.clip(np.round(w / scale[:, None]), -S8_MAX, S8_MAX).astype(np.int8), scale
-
-
-def to_group_codes(w: Floats, group: int = GROUP) -> tuple[NDArray[np.int8], NDArray[np.int8], Floats]:
-    """int4 codes in groups of columns: w ~ codes * group_scale * scale. w float[rows, cols].
-
-    Returns codes int8[rows, cols] in [-8, 7], group_scale int8[rows, groups] in [-127, 127], scale float[rows]. A
-    group's scale is signed, so that its largest weight is a code of -8; it is the one of a few sizes with the least
-    squared error.
-    """
-    rows, cols = w.shape
-    groups = -(-cols // group)
-    padded = np.zeros((rows, groups * group))
-    padded[:, :cols] = w
-    parts = padded.reshape(rows, groups, group)
-    extreme = np.take_along_axis(parts, np.abs(parts).argmax(-1, keepdims=True), -1)[..., 0]
-    scale = np.maximum(np.abs(extreme).max(1), 1e-12) / 8 / S8_MAX
-    best_error = np.full((rows, groups), np.inf)
-    best = np.zeros((rows, groups), np.int8)
-    codes = np.zeros(parts.shape, np.int8)
-    for shrink in np.linspace(1.0, 0.7, 13):
-        steps = np.round(-extreme * shrink / 8 / scale[:, None])
-        value = np.where(steps == 0, 1e-12, steps * scale[:, None])[..., None]
-        trial = np.clip(np.round(parts / value), -8, 7) * (steps != 0)[..., None]
-        error = ((parts - trial * value) ** 2).sum(-1)
-        better = error < best_error
-        best_error = np.where(better, error, best_error)
-        best = np.where(better, steps, best).astype(np.int8)
-        codes = np.where(better[..., None], trial, codes).astype(np.int8)
-    return codes.reshape(rows, -1)[:, :cols].copy(), best, scale
-
-
 def to_multiplier(ratio: Floats, where: str, largest_shift: int = 62) -> tuple[NDArray[np.int16], int]:
     """Real ratios > 0 as int16 multipliers with one common shift: ratio ~ multiplier / 2**shift.
 
@@ -141,30 +108,116 @@ def out_of_range(what: str, where: str) -> InputError:
     )
 
 
-def _linear(w: Floats, out_scale: Floats | float, where: str, bits: int = 8) -> Linear:
-    """Quantise w, whose columns already carry the scale of the int16 input, towards `out_scale` per output code.
+@dataclass(frozen=True, slots=True, eq=False)
+class Folded:
+    """A matrix ready to be rounded.
+
+    w: float64[rows, cols], with the scale of its int16 input multiplied in: columns float64[cols]. out_scale:
+    float64[rows], the value of one output code.
+    """
+
+    w: Floats
+    columns: Floats
+    out_scale: Floats
+
+
+_ToLinear = Callable[[Floats, Floats | float, Floats | float, str], Linear]
+
+
+def _fold(w: Floats, columns: Floats | float, out_scale: Floats | float) -> Folded:
+    rows, cols = w.shape
+    return Folded(w * columns, np.broadcast_to(columns, cols), np.broadcast_to(out_scale, rows))
+
+
+def round_to(w: Floats, precision: Precision) -> Grid:
+    """The nearest codes of a precision."""
+    return round_groups(w, precision.group) if precision.bits == 4 else round_rows(w)
+
+
+def _linear(grid: Grid, out_scale: Floats, where: str) -> Linear:
+    """A folded matrix in integers, towards `out_scale` per output code.
 
     A block's codes are worth peak / 127; its peak enters the row's multiplier (kernels.linear_s16).
     """
-    if bits == 4:
-        codes, group_scale, scale = to_group_codes(w)
-    else:
-        (codes, scale), group_scale = rows_to_codes(w), None
-    multiplier, shift = to_multiplier(scale / out_scale / S8_MAX, where, SHIFT_MAX)
-    linear = Linear(codes, multiplier, shift, bits, GROUP if bits == 4 else 0, group_scale)
+    multiplier, shift = to_multiplier(grid.scale / out_scale / S8_MAX, where, SHIFT_MAX)
+    linear = Linear(grid.codes, multiplier, shift, grid.bits, grid.group, grid.group_scale)
     if shift < SHIFT_MIN or accumulator_bound(linear) >= 2 ** (shift - 1):
         raise out_of_range(f"a shift of {shift} leaves no room for the accumulators", where)
     return linear
 
 
-def _norm(weight: Floats, scale: float, where: str) -> Norm:
-    """RMSNorm to int16 with `scale` per code: the gain times sqrt(dim) / scale in Q(gain_frac)."""
-    gain = weight * np.sqrt(len(weight)) / scale
+def _norm(weight: Floats, scale: Floats | float, in_scale: float, eps: float, where: str) -> Norm:
+    """RMSNorm to int16 with `scale` per code: the gain times sqrt(dim) / scale in Q(gain_frac).
+
+    weight: float[dim] or, of heads, [heads, dim]. in_scale: of a code of the norm's input; eps: in real units.
+    """
+    dim = weight.shape[-1]
+    gain = weight * np.sqrt(dim) / scale
     gain_frac = int(np.floor(np.log2(S16_MAX / max(float(np.abs(gain).max()), 1e-12))))
     if gain_frac < -14:
         raise out_of_range(f"a norm gain of {np.abs(gain).max():g} does not fit int16", where)
     gain_frac = min(gain_frac, 15)
-    return Norm(np.round(gain * 2.0**gain_frac).astype(np.int16), gain_frac)
+    codes = np.round(gain * 2.0**gain_frac).astype(np.int16).reshape(-1)
+    return Norm(codes, gain_frac, max(1, round(dim * eps / in_scale**2)))
+
+
+def _raw_scale(magnitude: Floats, dim: int, eps: float) -> float:
+    """The value of a code of what a norm of `dim` values reads; coarse enough that its epsilon stays below 2**45."""
+    return max(float(magnitude.max()) * BLOCK_HEADROOM / S16_MAX, float(np.sqrt(dim * eps)) * 2.0**-22)
+
+
+def _magnitude(values: Floats, bias: Floats | None) -> Floats:
+    """|values| or, where a bias was the last that they got, the largest of what their int16 holds on the way."""
+    if bias is None:
+        return np.abs(values)
+    bias = bias.reshape(values.shape[-2:] if values.ndim > 2 else -1)
+    return np.maximum(np.maximum(np.abs(values), np.abs(values - bias)), np.abs(bias))
+
+
+def _bias(bias: Floats | None, scale: Floats | float) -> NDArray[np.int16] | None:
+    """A bias in codes, or None where there is nothing to add."""
+    if bias is None:
+        return None
+    codes = np.clip(np.round(bias / scale), -S16_MAX, S16_MAX).astype(np.int16)
+    return codes if codes.any() else None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _GateScale:
+    """Of activation(gate) * up: codes of up and hidden, [hidden], and how they multiply."""
+
+    frac: int
+    shift: int
+    step: float  # of a gate's code
+    up: Floats
+    hidden: Floats
+
+
+def _gate_scale(
+    activation: str, gate: Floats, up: Floats, hidden: Floats, column: Floats, label: str
+) -> _GateScale:
+    """gate, up, hidden: the largest magnitudes of each, [hidden]; column: of w2's weights.
+
+    Channel scales even out w2's columns (migration strength 1/2), a shift remains.
+    """
+    peak = max(float(gate.max()), 1e-6)
+    frac = int(np.floor(np.log2(S16_MAX / (1.25 * peak))))
+    if frac < GATE_FRAC_MIN:
+        raise out_of_range(f"a gate of {peak:g} does not fit int16", f"{label}.swiglu")
+    frac = min(frac, RELU_FRAC_MAX if activation.startswith("relu") else GATE_FRAC_MAX)
+    step = 2.0**-frac
+    active = 2.0 ** (15 - 2 * frac) if activation == "relu2" else step  # of a code of activation(gate)
+
+    hidden, column, up = hidden + 1e-6, column + 1e-6, up + 1e-6
+    smooth = np.sqrt(hidden / column)
+    smooth /= np.exp(np.log(smooth).mean())
+    scale = smooth * float((hidden / smooth).max()) * BLOCK_HEADROOM / S16_MAX
+    # no finer than one step of the gate resolves, so that a shift remains where a gate hardly opens
+    scale = np.maximum(scale, 3 * up * active / S16_MAX)
+    shift = int(np.floor(np.log2((S16_MAX / 1.25) / (up * active / scale).max())))
+    if not 1 <= shift <= 30:
+        raise out_of_range(f"a SwiGLU shift of {shift} is not in [1, 30]", f"{label}.swiglu")
+    return _GateScale(frac, shift, step, scale / active * 2.0**-shift, scale)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -191,22 +244,29 @@ def _key_scale(keys: Floats, angles: Floats) -> _KeyScale:
 
 
 def _quantize_layer(
-    model: Model, index: int, seen: Calibration, residual: float, angles: Floats, bits: int
+    model: Model, index: int, seen: Calibration, residual: float, angles: Floats, linear: _ToLinear
 ) -> QuantizedLayer:
     config = model.config
     w = {name: tensor[index].astype(np.float64) for name, tensor in model.weights.items() if tensor.ndim >= 2}
     label = f"layers.{index}"
 
+    def norm(name: str, scale: Floats | float, in_scale: float) -> Norm:
+        return _norm(w[name], scale, in_scale, config.norm_eps, f"{label}.{name}")
+
+    def raw(name: str, bias: Floats | None, dim: int) -> float:
+        return _raw_scale(_magnitude(seen.values[name, index], bias), dim, config.norm_eps)
+
     norm_scale = seen.peak("att_norm", index) * BLOCK_HEADROOM / S16_MAX
+    query_bias, key_bias = (None, None) if config.qk_norm else (w.get("bq"), w.get("bk"))  # of the tapped values
     key = _key_scale(seen.values["key", index], angles)
-    key_codes = seen.peak("key", index) / float(key.scale.min())
+    key_codes = max(float(_magnitude(seen.values["key", index], key_bias).max()), 1e-6) / float(key.scale.min())
     key_shift = int(np.clip(np.floor(np.log2(S16_MAX / (1.25 * key_codes))), 0, 7))
-    key_per_head = np.repeat(key.scale[:, 0], config.head_dim)  # [kv_dim]
+    key_code = np.repeat(key.scale[:, 0], config.head_dim) * 2.0**-key_shift  # [kv_dim]
 
     # Queries absorb the key's scale and the softmax's unit, so that scores are a dot product and a shift. All heads
     # share the shift: what counts is the error of a score, and that is then the same in each.
     key_for_query = np.repeat(key.scale[:, 0], config.group_size)  # [n_heads]
-    query = seen.values["query", index]  # [samples, n_heads, head_dim], before RoPE
+    query = _magnitude(seen.values["query", index], query_bias)  # [samples, n_heads, head_dim], before RoPE
     radius = np.sqrt(query[..., 0::2] ** 2 + query[..., 1::2] ** 2).max((0, 2))  # RoPE keeps a pair's radius
     unit = np.sqrt(config.head_dim) / (np.log2(np.e) * 2.0**SCORE_FRAC)  # q . k of one score step
     needed = float((radius * key_for_query).max()) * 1.25 / S16_MAX / unit
@@ -216,67 +276,159 @@ def _quantize_layer(
     score_shift = min(score_shift, 30)
     query_code = np.repeat(unit * 2.0**-score_shift / key_for_query, config.head_dim)
 
+    # Where a norm follows, queries and keys have units of their own until then.
+    query_norm = key_norm = None
+    wq_scale: Floats | float = query_code
+    wk_scale: Floats | float = key_code
+    if config.qk_norm:
+        wq_scale = raw("query_raw", w.get("bq"), config.head_dim)
+        wk_scale = raw("key_raw", w.get("bk"), config.head_dim)
+        query_norm = norm("q_norm", query_code.reshape(config.n_heads, -1), wq_scale)
+        key_norm = norm("k_norm", key_code.reshape(config.n_kv_heads, -1), wk_scale)
+
     value = np.abs(seen.values["value", index]).max(0).reshape(-1)  # [kv_dim]
     value_scale = np.maximum(value, value.max() / 1024 + 1e-6) / S8_MAX
     out_scale = np.repeat(value_scale.reshape(config.n_kv_heads, -1), config.group_size, 0).reshape(-1)
+    att_bias, ffn_bias = _residual_biases(model, index)
+    att_scale = ffn_out_scale = residual
+    post_att_norm = post_ffn_norm = None
+    if config.post_norms:
+        att_scale = raw("post_att_raw", att_bias, config.dim)
+        ffn_out_scale = raw("post_ffn_raw", ffn_bias, config.dim)
+        post_att_norm = norm("post_att_weight", residual, att_scale)
+        post_ffn_norm = norm("post_ffn_weight", residual, ffn_out_scale)
 
-    gate_frac = int(np.floor(np.log2(S16_MAX / (1.25 * seen.peak("gate", index)))))
-    if gate_frac < GATE_FRAC_MIN:
-        raise out_of_range(f"a gate of {seen.peak('gate', index):g} does not fit int16", f"{label}.swiglu")
-    gate_frac = min(gate_frac, GATE_FRAC_MAX)
-    gate_step = 2.0**-gate_frac
-
-    # silu(gate) times up: channel scales even out w2's columns (migration strength 1/2), a shift remains.
-    hidden = np.abs(seen.values["swiglu", index]).max(0) + 1e-6
-    column = np.abs(w["w2"]).max(0) + 1e-6
-    smooth = np.sqrt(hidden / column)
-    smooth /= np.exp(np.log(smooth).mean())
-    hidden_scale = smooth * float((hidden / smooth).max()) * BLOCK_HEADROOM / S16_MAX
-    up = np.abs(seen.values["up", index]).max(0) + 1e-6
-    # no finer than one step of the gate resolves, so that a shift remains where a gate hardly opens
-    hidden_scale = np.maximum(hidden_scale, 3 * up * gate_step / S16_MAX)
-    swiglu_shift = int(np.floor(np.log2((S16_MAX / 1.25) / (up * gate_step / hidden_scale).max())))
-    if not 1 <= swiglu_shift <= 30:
-        raise out_of_range(f"a SwiGLU shift of {swiglu_shift} is not in [1, 30]", f"{label}.swiglu")
-    up_scale = hidden_scale / gate_step * 2.0**-swiglu_shift
+    gate = _gate_scale(
+        config.activation,
+        _magnitude(seen.values["gate", index], w.get("b1")).max(0),
+        _magnitude(seen.values["up", index], w.get("b3")).max(0),
+        np.abs(seen.values["swiglu", index]).max(0),
+        np.abs(w["w2"]).max((0, 1) if config.n_experts else 0),
+        label,
+    )
     ffn_scale = seen.peak("ffn_norm", index) * BLOCK_HEADROOM / S16_MAX
 
+    def feed_forward(at: str, w1: Floats, w3: Floats, w2: Floats) -> Expert:
+        return Expert(
+            w1=linear(w1, ffn_scale, gate.step, f"{at}.w1"),
+            w3=linear(w3, ffn_scale, gate.up, f"{at}.w3"),
+            w2=linear(w2, gate.hidden, ffn_out_scale, f"{at}.w2"),
+        )
+
+    plain, router, experts = None, None, ()
+    if config.n_experts:
+        logits = _fold(w["router"], ffn_scale, 2.0**-LOGIT_FRAC)
+        router = _linear(round_rows(logits.w), logits.out_scale, f"{label}.router")
+        matrices = enumerate(zip(w["w1"], w["w3"], w["w2"], strict=True))
+        experts = tuple(feed_forward(f"{label}.experts.{i}", *ws) for i, ws in matrices)
+    else:
+        plain = feed_forward(label, w["w1"], w["w3"], w["w2"])
+
     return QuantizedLayer(
-        att_norm=_norm(w["rms_att_weight"], norm_scale, f"{label}.att_norm"),
-        wq=_linear(w["wq"] * norm_scale, query_code, f"{label}.wq", bits),
-        wk=_linear(w["wk"] * norm_scale, key_per_head * 2.0**-key_shift, f"{label}.wk", bits),
-        wv=_linear(w["wv"] * norm_scale, value_scale, f"{label}.wv", bits),
+        att_norm=norm("rms_att_weight", norm_scale, residual),
+        wq=linear(w["wq"], norm_scale, wq_scale, f"{label}.wq"),
+        wk=linear(w["wk"], norm_scale, wk_scale, f"{label}.wk"),
+        wv=linear(w["wv"], norm_scale, value_scale, f"{label}.wv"),
         key_zero=-np.round((key.zero / key.scale).reshape(-1) * 2.0 ** (15 + key_shift)).astype(np.int32),
         key_shift=key_shift,
         score_shift=score_shift,
-        wo=_linear(w["wo"] * (out_scale * 2.0**-ATTENTION_FRAC), residual, f"{label}.wo", bits),
-        ffn_norm=_norm(w["rms_ffn_weight"], ffn_scale, f"{label}.ffn_norm"),
-        w1=_linear(w["w1"] * ffn_scale, gate_step, f"{label}.w1", bits),
-        w3=_linear(w["w3"] * ffn_scale, up_scale, f"{label}.w3", bits),
-        gate_frac=gate_frac,
-        swiglu_shift=swiglu_shift,
-        w2=_linear(w["w2"] * hidden_scale, residual, f"{label}.w2", bits),
+        wo=linear(w["wo"], out_scale * 2.0**-ATTENTION_FRAC, att_scale, f"{label}.wo"),
+        ffn_norm=norm("rms_ffn_weight", ffn_scale, residual),
+        w1=plain and plain.w1,
+        w3=plain and plain.w3,
+        gate_frac=gate.frac,
+        swiglu_shift=gate.shift,
+        w2=plain and plain.w2,
+        query_bias=_bias(w.get("bq"), wq_scale),
+        key_bias=_bias(w.get("bk"), wk_scale),
+        out_bias=_bias(att_bias, att_scale),
+        gate_bias=_bias(w.get("b1"), gate.step),
+        up_bias=_bias(w.get("b3"), gate.up),
+        down_bias=_bias(ffn_bias, ffn_out_scale),
+        query_norm=query_norm,
+        key_norm=key_norm,
+        post_att_norm=post_att_norm,
+        post_ffn_norm=post_ffn_norm,
+        router=router,
+        experts=experts,
     )
 
 
-def quantize(model: Model, seen: Calibration, bits: int = 8) -> QuantizedModel:
+def _residual_biases(model: Model, index: int) -> tuple[Floats | None, Floats | None]:
+    """What is added behind wo and behind w2. Softmax weights sum to 1: bv passes attention as it is, and wo takes it
+    along."""
+    config = model.config
+    w = {name: model.weights[name][index].astype(np.float64) for name in ("wo", "bv", "bo", "b2") if name in model.weights}
+    behind_wo = None
+    if config.attention_bias:
+        bv = np.repeat(w["bv"].reshape(config.n_kv_heads, -1), config.group_size, 0).reshape(-1)
+        behind_wo = w["wo"] @ bv + w["bo"]
+    return behind_wo, w.get("b2")
+
+
+def _residual_scale(model: Model, seen: Calibration) -> float:
+    """Of the residual, which is without the biases for a moment."""
+    config = model.config
+    peak = max(seen.peak("residual", layer) for layer in range(config.n_layers))
+    if not config.post_norms:
+        biases = (bias for layer in range(config.n_layers) for bias in _residual_biases(model, layer))
+        peak = max([peak, *(float(np.abs(bias).max()) for bias in biases if bias is not None)])
+    return peak * RESIDUAL_HEADROOM / S16_MAX
+
+
+def _layers(model: Model, seen: Calibration, linear: _ToLinear) -> tuple[float, tuple[QuantizedLayer, ...]]:
+    """The residual's scale, and the layers with the matrices that linear(w, columns, out_scale, label) makes."""
+    config = model.config
+    if config.mlp_bias and config.n_experts:
+        raise InputError(
+            "biases of experts are not known here",
+            where=f"model {model.name}, mlp_bias with n_experts {config.n_experts}",
+            hint="take a mixture of experts without them, as Mixtral is",
+        )
+    residual = _residual_scale(model, seen)
+    angles = rope_angles(config, np.arange(2 * config.seq_len))
+    return residual, tuple(_quantize_layer(model, i, seen, residual, angles, linear) for i in range(config.n_layers))
+
+
+def folded(model: Model, seen: Calibration) -> dict[str, Folded]:
+    """The layers' matrices as `quantize` rounds them, by label: "layers.0.wq". Raises InputError as quantize does."""
+    found: dict[str, Folded] = {}
+
+    def keep(w: Floats, columns: Floats | float, out_scale: Floats | float, where: str) -> Linear:
+        found[where] = part = _fold(w, columns, out_scale)
+        return _linear(round_rows(part.w), part.out_scale, where)
+
+    _layers(model, seen, keep)
+    return found
+
+
+def quantize(
+    model: Model, seen: Calibration, recipe: Recipe = W8, grids: Mapping[str, Grid] | None = None
+) -> QuantizedModel:
     """Quantise a model to int8 activations and KV cache, by the values `seen` in calibration.
 
-    bits: of the layers' weights, 8 or 4 (in groups of 32 columns); embedding and classifier have 8. Raises InputError
-    where a scale leaves the range of the integer arithmetic.
+    recipe: of the layers' matrices; embedding and classifier are int8. grids: a matrix whose label is in there is
+    taken as it is (of what `folded` gives); the recipe rounds the others. Raises InputError where a scale leaves the
+    range of the integer arithmetic.
     """
-    config = model.config
-    residual = max(seen.peak("residual", layer) for layer in range(config.n_layers)) * RESIDUAL_HEADROOM / S16_MAX
-    max_position = 2 * config.seq_len
-    angles = rope_angles(config, np.arange(max_position))
-    layers = tuple(_quantize_layer(model, i, seen, residual, angles, bits) for i in range(config.n_layers))
+    config, given = model.config, grids or {}
 
-    codes, scale = rows_to_codes(model.weights["token_embedding_table"].astype(np.float64))
-    embedding = Linear(codes, *to_multiplier(scale / residual, "token_embedding_table"))
+    def linear(w: Floats, columns: Floats | float, out_scale: Floats | float, where: str) -> Linear:
+        part = _fold(w, columns, out_scale)
+        grid = given[where] if where in given else round_to(part.w, recipe.precision(where))
+        return _linear(grid, part.out_scale, where)
+
+    residual, layers = _layers(model, seen, linear)
+    max_position = 2 * config.seq_len
+
+    table = round_rows(model.weights["token_embedding_table"].astype(np.float64))
+    embedding = Linear(table.codes, *to_multiplier(table.scale * config.embedding_scale / residual, "token_embedding_table"))
     final_scale = seen.peak("final_norm") * BLOCK_HEADROOM / S16_MAX
-    classifier = _linear(model.weights["wcls"].astype(np.float64) * final_scale, 2.0**-LOGIT_FRAC, "wcls")
+    classes = _fold(model.weights["wcls"].astype(np.float64), final_scale, 2.0**-LOGIT_FRAC / config.logit_scale)
+    classifier = _linear(round_rows(classes.w), classes.out_scale, "wcls")
     if config.shared_classifier:
-        classifier = Linear(codes, classifier.multiplier, classifier.shift)  # one copy of the codes in flash
+        classifier = Linear(table.codes, classifier.multiplier, classifier.shift)  # one copy of the codes in flash
+    final_weight = model.weights["rms_final_weight"].astype(np.float64)
     frequency = rope_angles(config, np.arange(2))[1]  # radians per position
 
     return QuantizedModel(
@@ -284,11 +436,10 @@ def quantize(model: Model, seen: Calibration, bits: int = 8) -> QuantizedModel:
         config=config,
         embedding=embedding,
         layers=layers,
-        final_norm=_norm(model.weights["rms_final_weight"].astype(np.float64), final_scale, "final_norm"),
+        final_norm=_norm(final_weight, final_scale, residual, config.norm_eps, "final_norm"),
         classifier=classifier,
-        eps=max(1, round(config.dim * config.norm_eps / residual**2)),
         rope_step=np.round(frequency / (2 * np.pi) * 2.0**32).astype(np.uint32),
         max_position=max_position,
         sha256=model.sha256,
-        recipe=f"w{bits}a8kv8, calibrated on {seen.description}",
+        recipe=f"{recipe.describe()}, calibrated on {seen.description}",
     )

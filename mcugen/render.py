@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from mcugen.ctext import identifier, model_prefix, wrapped
-from mcugen.ir import Board, Graph, Linear, Op, Plan, Project, Tokenizer
+from mcugen.families import family_named
+from mcugen.ir import Bank, Board, Graph, Linear, Op, Plan, Project, Tokenizer
 from mcugen.layouts import LAYOUTS
 from mcugen.packing import pack
 from mcugen.ports import port_files
@@ -47,16 +48,30 @@ class _Call:
 def _linear(constants: Constants, op: Op, w: Linear, packing: str) -> str:
     """The C expression for a matrix."""
     name = identifier(op.label)
+    return constants.struct("mg_linear_t", name, **_linear_fields(constants, name, w, packing))
+
+
+def _linear_fields(constants: Constants, name: str, w: Linear, packing: str) -> dict[str, object]:
     rows, cols = w.codes.shape
     packed = pack(w, packing)
     groups = f", groups of {w.group}" if w.group else ""
     shape = f"int{w.bits} [{rows}][{cols}]{groups}, {packing.replace('_', '-')}"
     codes = constants.array(f"{name}_codes", packed.stream, w.codes, shape)
     multiplier = constants.array(f"{name}_multiplier", w.multiplier)
-    return constants.struct(
-        "mg_linear_t", name, codes=codes, multiplier=multiplier, rows=rows, cols=cols, shift=w.shift,
-        chunk=packed.chunk, group=w.group,
-    )  # fmt: skip
+    return {"codes": codes, "multiplier": multiplier, "rows": rows, "cols": cols, "shift": w.shift,
+            "chunk": packed.chunk, "group": w.group}  # fmt: skip
+
+
+def _expert(constants: Constants, bank: Bank, choice: str, packing: str) -> str:
+    """The C expression for the matrix that a choice names."""
+    name = identifier(bank.label)
+    rows = [_linear_fields(constants, f"{name}_{i}", w, packing) for i, w in enumerate(bank.matrices)]
+    return f"&{constants.table('mg_linear_t', name, rows)}[{_element(choice, bank.rank)}]"
+
+
+def _element(pointer: str, index: int) -> str:
+    """The C expression for what a pointer has at an index."""
+    return f"({pointer})[{index}]" if " " in pointer else f"{pointer}[{index}]"
 
 
 def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
@@ -64,13 +79,23 @@ def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
     config, p = graph.model.config, op.parameters
     name = identifier(op.label)
     batch = _is_batched(op, graph)
-    whole = op.kernel.startswith("linear")  # takes all tokens in one call
+    whole = _takes_all(op)
     token = "" if whole or not batch else " + t * "
     out = [_view(graph, buffer, token) for buffer in op.outputs]
     given = [_view(graph, buffer, token) for buffer in op.inputs]
     scratch = [_view(graph, buffer, "") for buffer in op.scratch]
     of_token = " + t" if batch else ""
     slot = [f"ring.slot{'' if whole else of_token}"] if op.row else []
+
+    def norm(vectors: int = 1) -> str:
+        made = p["norm"]
+        return constants.struct(
+            "mg_norm_t", name, gain=constants.array(f"{name}_gain", made.gain), dim=len(made.gain) // vectors,
+            gain_frac=made.gain_frac, eps=made.eps,
+        )  # fmt: skip
+
+    def length() -> str:
+        return str(graph.buffers[op.inputs[0]].shape[0])
 
     def rope(heads: int) -> str:
         zero = (
@@ -86,14 +111,22 @@ def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
         case "embed_s16":
             return [*out, "token[t]" if batch else "*token", _linear(constants, op, p["table"], graph.packing)]
         case "rmsnorm_s16":
-            norm = p["norm"]
-            gain = constants.array(f"{name}_gain", norm.gain)
-            struct = constants.struct(
-                "mg_norm_t", name, gain=gain, dim=len(norm.gain), gain_frac=norm.gain_frac, eps=p["eps"]
-            )
-            return [*out, *given, struct]
+            return [*out, *given, norm()]
+        case "headnorm_s16":
+            rmsnorm = family_named(graph.family).variant("rmsnorm_s16").symbol
+            return [*out, *given, str(p["heads"]), norm(p["heads"]), rmsnorm]
         case "block_s8":
-            return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0])]
+            return [*out, *given, length()]
+        case "add_s16":
+            bias = [constants.vector(name, p["bias"])] if "bias" in p else []
+            return [*out, *given, *bias, length()]
+        case "scale_s16":
+            return [*out, given[0], length(), _element(given[1], p["rank"])]
+        case "route_s32":
+            return [*out, *given, length(), str(graph.buffers[op.outputs[0]].shape[0])]
+        case kernel if kernel.startswith("linear") and isinstance(p["w"], Bank):
+            *residual, choice, codes, scale = given
+            return [*out, *residual, codes, scale, "1", _expert(constants, p["w"], choice, graph.packing)]
         case kernel if kernel.startswith("linear"):
             tokens = "tokens" if batch else "1"
             return [*out, *slot, *given, tokens, _linear(constants, op, p["w"], graph.packing)]
@@ -109,9 +142,16 @@ def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
                 head_dim=config.head_dim, shift=p["score_shift"], drop=p["drop"],
             )  # fmt: skip
             return [*out, *given, *scratch, f"ring.length{of_token}", struct]
-        case "swiglu_s16":
-            return [*out, *given, str(graph.buffers[op.inputs[0]].shape[0]), str(p["gate_frac"]), str(p["shift"])]
+        case "swiglu_s16" | "geglu_s16" | "geglu_tanh_s16":
+            return [*out, *given, length(), str(p["gate_frac"]), str(p["shift"])]
+        case "reglu_s16" | "relu2glu_s16":
+            return [*out, *given, length(), str(p["shift"])]
     raise AssertionError(f"no C prototype is known for {op.kernel}")
+
+
+def _takes_all(op: Op) -> bool:
+    """Whether one call computes all tokens of a pass: a matrix that is the same for each."""
+    return op.kernel.startswith("linear") and not isinstance(op.parameters["w"], Bank)
 
 
 def _is_batched(op: Op, graph: Graph) -> bool:
@@ -134,7 +174,7 @@ def _view(graph: Graph, buffer: str, token: str) -> str:
 
 def _call(index: int, op: Op, graph: Graph, constants: Constants) -> _Call:
     arguments = _arguments(op, graph, constants)
-    looped = _is_batched(op, graph) and not op.kernel.startswith("linear")
+    looped = _is_batched(op, graph) and not _takes_all(op)
     head = f"{op.variant.symbol}("
     text = head + wrapped(arguments, len(head) + (8 if looped else 4)) + ");"
     return _Call(index, op_comment(op, graph), text, looped)

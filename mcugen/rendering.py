@@ -84,9 +84,24 @@ class Constants:
         self.structs.append(Struct(type_name, full, initialisers(fields)))
         return f"&{full}"
 
+    def vector(self, name: str, values: NDArray[np.int16]) -> str:
+        """The C name of an array that a call takes by itself, outside any structure."""
+        full = f"{self._prefix}_{name}"
+        self.structs.append(Struct(C_TYPES[values.dtype.name], f"{full}[{values.size}]", array_body(values).lstrip()))
+        return full
 
-def initialisers(fields: Mapping[str, object]) -> str:
-    return wrapped((f".{name} = {value}" for name, value in fields.items()), 4)
+    def table(self, type_name: str, name: str, rows: Sequence[Mapping[str, object]]) -> str:
+        """The C name of an array of structures. rows: the fields of each; two tables of one name are one."""
+        full = f"{self._prefix}_{name}"
+        head = f"{full}[{len(rows)}]"
+        if all(struct.name != head for struct in self.structs):
+            bodies = (f"{{{initialisers(fields, 5)}}}" for fields in rows)
+            self.structs.append(Struct(type_name, head, ",\n    ".join(bodies)))
+        return full
+
+
+def initialisers(fields: Mapping[str, object], indent: int = 4) -> str:
+    return wrapped((f".{name} = {value}" for name, value in fields.items()), indent)
 
 
 def vocabulary_variables(tables: TokenizerTables, suffix: list[int], prefix: str) -> Mapping[str, object]:

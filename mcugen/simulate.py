@@ -13,8 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen import kernels
-from mcugen.ir import Graph, Linear, Op, Trace
+from mcugen.ir import Bank, Graph, Op, Trace
 
+MATRICES = (
+    "linear_s8", "linear_s16", "linear_s32", "linear_add_s16", "linear4_s8", "linear4_s16", "linear4_add_s16",
+    "fc_s16", "fc_add_s16",
+)  # fmt: skip
+GATES = ("swiglu_s16", "geglu_s16", "geglu_tanh_s16", "reglu_s16", "relu2glu_s16")
 CHUNK = 128  # tokens computed at once; bounds the memory of the score matrix
 
 IntArray = NDArray[np.integer]
@@ -33,24 +38,22 @@ class Simulator:
             "embed_s16": self._embed_s16,
             "rmsnorm_s16": self._rmsnorm_s16,
             "block_s8": lambda op, b: kernels.block_s8(b[op.inputs[0]]),
-            "linear_s8": lambda op, b: (kernels.linear_s8(*_codes(op, b), _linear(op)),),
-            "linear_s16": lambda op, b: (kernels.linear_s16(*_codes(op, b), _linear(op)),),
-            "linear_s32": lambda op, b: (kernels.linear_s32(*_codes(op, b), _linear(op)),),
-            "linear_add_s16": lambda op, b: (kernels.linear_add_s16(b[op.inputs[0]], *_codes(op, b), _linear(op)),),
+            **dict.fromkeys(MATRICES, self._matrix),
             "rope_s16": lambda op, b: (
                 kernels.rope_s16(b[op.inputs[0]], self._positions, op.parameters["rope_step"]),
             ),
             "rope_s8": self._rope_s8,
             "attention_s16": self._attention_s16,
-            "linear4_s8": lambda op, b: (kernels.linear4_s8(*_codes(op, b), _linear(op)),),
-            "linear4_s16": lambda op, b: (kernels.linear4_s16(*_codes(op, b), _linear(op)),),
-            "linear4_add_s16": lambda op, b: (kernels.linear4_add_s16(b[op.inputs[0]], *_codes(op, b), _linear(op)),),
-            "fc_s16": lambda op, b: (kernels.fc_s16(*_codes(op, b), _linear(op)),),
-            "fc_add_s16": lambda op, b: (kernels.fc_add_s16(b[op.inputs[0]], *_codes(op, b), _linear(op)),),
-            "swiglu_s16": lambda op, b: (
-                kernels.swiglu_s16(
-                    b[op.inputs[0]], b[op.inputs[1]], op.parameters["gate_frac"], op.parameters["shift"]
-                ),
+            **dict.fromkeys(GATES, self._gate),
+            "headnorm_s16": self._headnorm_s16,
+            "add_s16": lambda op, b: (
+                kernels.add_s16(b[op.inputs[0]], op.parameters["bias"] if "bias" in op.parameters else b[op.inputs[1]]),
+            ),
+            "scale_s16": lambda op, b: (
+                kernels.scale_s16(b[op.inputs[0]], b[op.inputs[1]][..., op.parameters["rank"]]),
+            ),
+            "route_s32": lambda op, b: kernels.route_s32(
+                b[op.inputs[0]], self.graph.model.config.experts_per_token
             ),
         }
         self.reset()
@@ -119,8 +122,28 @@ class Simulator:
 
     def _rmsnorm_s16(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
         norm = op.parameters["norm"]
-        eps = op.parameters["eps"]
-        return (kernels.rmsnorm_s16(values[op.inputs[0]], norm.gain, norm.gain_frac, eps),)
+        return (kernels.rmsnorm_s16(values[op.inputs[0]], norm.gain, norm.gain_frac, norm.eps),)
+
+    def _headnorm_s16(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
+        norm, heads = op.parameters["norm"], op.parameters["heads"]
+        return (kernels.headnorm_s16(values[op.inputs[0]], norm.gain, norm.gain_frac, norm.eps, heads),)
+
+    def _matrix(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
+        """A product with one matrix, or with the one that each token's choice names."""
+        kernel, w = getattr(kernels, op.kernel), op.parameters["w"]
+        given = [values[name] for name in (*op.inputs[:1], *op.inputs[-2:])][0 if "_add_" in op.kernel else 1 :]
+        if not isinstance(w, Bank):
+            return (kernel(*given, w),)
+        choice = values[op.inputs[-3]][:, w.rank]
+        y = np.zeros((len(choice), len(w.matrices[0].codes)), np.int16)
+        for expert in np.unique(choice):
+            rows = choice == expert
+            y[rows] = kernel(*(array[rows] for array in given), w.matrices[expert])
+        return (y,)
+
+    def _gate(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
+        gate, up = (values[name] for name in op.inputs)
+        return (getattr(kernels, op.kernel)(gate, up, **op.parameters),)
 
     def _rope_s8(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
         p = op.parameters
@@ -134,15 +157,6 @@ class Simulator:
             p["score_shift"], p["drop"],
         )  # fmt: skip
         return (out,)
-
-
-def _codes(op: Op, values: dict[str, IntArray]) -> tuple[IntArray, IntArray]:
-    """The last two inputs of a linear or fc op: codes and their scale."""
-    return values[op.inputs[-2]], values[op.inputs[-1]]
-
-
-def _linear(op: Op) -> Linear:
-    return op.parameters["w"]
 
 
 def simulate(graph: Graph, tokens: Sequence[int]) -> Trace:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from mcugen.checkpoints import read_checkpoint
 from mcugen.fc8 import to_fc8
 from mcugen.ir import NO_MERGE, Config, Model, QuantizedModel, Tokenizer, weight_shapes
 from mcugen.quantize import calibrate, quantize
+from mcugen.recipes import W4_NEAREST, W8
 from mcugen.tokenizer import encode, read_tokenizer
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -30,6 +32,23 @@ SHAPES = {
     "narrow": Config(4, 1, 3, 2, 1, 5, 4, False),  # head_dim 2, hidden 1
     "wide": Config(64, 40, 1, 2, 1, 77, 32, True),  # head_dim 32
 }
+
+NEAREST = {8: W8, 4: W4_NEAREST}  # recipes that round to nearest, by bits
+
+# What close relatives of Llama add, one after the other; "all" is everything at once but a mixture.
+_SMALL = Config(40, 44, 2, 4, 2, 60, 16, True)
+ARCHITECTURES = {
+    "qwen2": replace(_SMALL, attention_bias=True),
+    "qwen3": replace(_SMALL, dim=36, head_size=12, qk_norm=True, shared_classifier=False),
+    "gemma": replace(_SMALL, head_size=6, activation="gelu_tanh", post_norms=True, embedding_scale=1.5, logit_scale=0.7),
+    "gelu": replace(_SMALL, activation="gelu", mlp_bias=True),
+    "reglu": replace(_SMALL, activation="relu"),
+    "relu2": replace(_SMALL, activation="relu2", hidden_dim=33),
+    "moe1": replace(_SMALL, n_experts=5, experts_per_token=1),
+    "moe2": replace(_SMALL, n_experts=4, experts_per_token=2),
+    "all": Config(34, 30, 2, 6, 3, 50, 16, False, head_size=8, activation="gelu", attention_bias=True, mlp_bias=True,
+                  qk_norm=True, post_norms=True, embedding_scale=0.7, logit_scale=1.3),
+}  # fmt: skip
 
 
 def model_of(config: Config, seed: int = 0) -> Model:
@@ -67,7 +86,7 @@ def quantized(config: Config, seed: int = 0, bits: int = 8) -> QuantizedModel:
     """model_of this shape in integers, calibrated on 8 sequences of random tokens: cheap, and close enough."""
     model = model_of(config, seed)
     sequences = random_tokens(config, 8 * config.seq_len, seed).reshape(8, -1)
-    return quantize(model, calibrate(model, sequences, "random tokens"), bits)
+    return quantize(model, calibrate(model, sequences, "random tokens"), NEAREST[bits])
 
 
 @functools.cache
@@ -113,6 +132,11 @@ def configs(draw: st.DrawFn) -> Config:
         seq_len=draw(st.sampled_from([2, 3, 8, 16])),
         shared_classifier=draw(st.booleans()),
     )
+
+
+def architectures() -> pytest.MarkDecorator:
+    """Run a test once for each of ARCHITECTURES, as `config`."""
+    return pytest.mark.parametrize("config", ARCHITECTURES.values(), ids=ARCHITECTURES.keys())
 
 
 def shapes() -> pytest.MarkDecorator:

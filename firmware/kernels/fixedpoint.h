@@ -54,6 +54,21 @@ static inline int32_t mg_bit_length(uint32_t x)
     return bits + (int32_t)x;
 }
 
+/* table [65], 64 steps on [-8, 8], at a Q(frac) gate, 4 <= frac <= 11: linear in between, flat beyond.
+ * Neighbours differ by at most 2^12, so that step * fraction stays below 2^21. */
+static inline int32_t mg_gate_q15(const int16_t *table, int32_t gate, int32_t frac)
+{
+    const int32_t limit = 8 << frac; /* <= 2^14 */
+    const int32_t inside = (gate < -limit) ? -limit : (gate > limit - 1) ? limit - 1 : gate;
+    const int32_t z = inside + limit;  /* [0, 2^15): 64 steps of 2^(frac - 2) */
+    const int32_t step_bits = frac - 2; /* [2, 9] */
+    const int32_t index = z >> step_bits;
+    const int32_t fraction = z & ((1 << step_bits) - 1);
+    const int32_t low = table[index];
+    const int32_t step = table[index + 1] - low;
+    return low + mg_round_shift_s32(step * fraction, step_bits);
+}
+
 /* floor(sqrt(x)) for x in [2^30, 2^32), bit by bit from the top (Warren, Hacker's Delight, section 11-1). */
 static inline uint32_t mg_isqrt32(uint32_t x)
 {

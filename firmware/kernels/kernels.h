@@ -101,6 +101,16 @@ void mg_rescale_add_s16(int16_t *y, const int16_t *residual, const int8_t *codes
 /* y [dim] = x * gain / sqrt(sum(x^2) + eps). */
 void mg_rmsnorm_s16(int16_t *y, const int16_t *x, const mg_norm_t *norm);
 
+/* The same for each head of x [heads * dim]; norm->gain [heads * dim]. rmsnorm: mg_rmsnorm_s16 of any family. */
+typedef void (*mg_rmsnorm_t)(int16_t *y, const int16_t *x, const mg_norm_t *norm);
+void mg_headnorm_s16(int16_t *y, const int16_t *x, int32_t heads, const mg_norm_t *norm, mg_rmsnorm_t rmsnorm);
+
+/* y [n] = x + b, saturated. y may be x. */
+void mg_add_s16(int16_t *y, const int16_t *x, const int16_t *b, int32_t n);
+
+/* y [n] = x * weight, a Q15 number in [0, 2^15). y may be x. */
+void mg_scale_s16(int16_t *y, const int16_t *x, int32_t n, int32_t weight);
+
 /* y [heads * head_dim] = x with neighbouring pairs turned by position; y may be x. */
 void mg_rope_s16(int16_t *y, const int16_t *x, int32_t position, const mg_rope_t *rope);
 
@@ -131,5 +141,18 @@ void mg_attention4_s16(int16_t *out, const int16_t *q, const int8_t *keys, const
 
 /* y [n] = silu(gate) * up >> shift, 1 <= shift <= 30; gate in Q(gate_frac), 4 <= gate_frac <= 11. y may be gate. */
 void mg_swiglu_s16(int16_t *y, const int16_t *gate, const int16_t *up, int32_t n, int32_t gate_frac, int32_t shift);
+
+/* The same with gelu(gate), and with its tanh approximation. */
+void mg_geglu_s16(int16_t *y, const int16_t *gate, const int16_t *up, int32_t n, int32_t gate_frac, int32_t shift);
+void mg_geglu_tanh_s16(int16_t *y, const int16_t *gate, const int16_t *up, int32_t n, int32_t gate_frac,
+                       int32_t shift);
+
+/* y [n] = max(gate, 0) * up >> shift, and (max(gate, 0)^2 >> 15) * up >> shift; 1 <= shift <= 30. y may be gate. */
+void mg_reglu_s16(int16_t *y, const int16_t *gate, const int16_t *up, int32_t n, int32_t shift);
+void mg_relu2glu_s16(int16_t *y, const int16_t *gate, const int16_t *up, int32_t n, int32_t shift);
+
+/* choice [count] = the ids of the largest of logits [n], the lowest first among equals; weight [count] = their softmax
+ * in Q15, at most 32767. logits in Q16 nats; 1 <= count <= n <= 64. */
+void mg_route_s32(int32_t *choice, int16_t *weight, const int32_t *logits, int32_t n, int32_t count);
 
 #endif

@@ -278,7 +278,7 @@ def arguments(op: Op, graph: Graph) -> tuple[Argument, ...]:
         case "rmsnorm_s16":
             norm = p["norm"]
             gain = Constant(f"{name}_gain", norm.gain, norm.gain)
-            return (*out, *given, gain, Integer(norm.gain_frac), Integer(p["eps"]))
+            return (*out, *given, gain, Integer(norm.gain_frac), Integer(norm.eps))
         case "block_s8":
             return (*out, *given)
         case "rope_s16" | "rope_s8":

@@ -186,7 +186,7 @@ def _node(b: _Builder, index: int, op: Op) -> None:
         case "rmsnorm_s16":
             norm = p["norm"]
             gain = b.constant(f"{op.label}.gain", norm.gain)
-            b.node(code, [*given, gain], made, index, len(norm.gain), norm.gain_frac, 0, eps=p["eps"])
+            b.node(code, [*given, gain], made, index, len(norm.gain), norm.gain_frac, 0, eps=norm.eps)
         case "block_s8":
             b.node(code, given, made, index, b.graph.buffers[op.inputs[0]].shape[0])
         case "fc_s16" | "fc_add_s16":
