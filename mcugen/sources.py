@@ -18,6 +18,7 @@ from mcugen.fc8 import is_fc8, to_fc8
 from mcugen.ir import Model, QuantizedModel, Tokenizer
 from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
+from mcugen.recipes import W4_NEAREST, W8
 from mcugen.resources import models_dir
 from mcugen.tokenizer import encode, read_tokenizer
 
@@ -132,7 +133,7 @@ def _own_integers(source: Source, calibrate: Path | None, progress: Progress, bi
         tokens = np.array(encode(source.tokenizer, text, bos=False))
         seen = text_calibration(source.model, tokens, bos=source.tokenizer.bos)
     progress("calibrate", 1, 2)
-    quantized = quantize(source.model, seen, bits or 8)
+    quantized = quantize(source.model, seen, W4_NEAREST if bits == 4 else W8)
     cache.store(key, save_quantized(quantized))
     progress("calibrate", 2, 2)
     return quantized

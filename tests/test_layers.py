@@ -17,7 +17,7 @@ PACKAGE = Path(mcugen.__file__).resolve().parent
 RANKS = {
     0: ("", "errors", "resources", "tables", "layouts", "packing.stream", "sheet", "tflm", "microtvm"),
     1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "emulate.registers", "emulate.gdb", "emulate.instructions",
-        "tflm.model", "microtvm.mlf", "workers"),
+        "tflm.model", "microtvm.mlf", "workers", "recipes", "rounding"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
     2: ("kernels", "cycles", "sampler", "packing", "families", "tokenizer", "checkpoints", "boards", "ports", "flags", "project",
         "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
