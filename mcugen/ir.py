@@ -76,6 +76,11 @@ class Config:
         """Query heads that share one KV head."""
         return self.n_heads // self.n_kv_heads
 
+    @property
+    def has_local_rope(self) -> bool:
+        """Whether layers with a window turn by other angles than those without."""
+        return any(self.layer_windows) and bool(self.rope_factors or self.local_rope_theta)
+
     def window(self, layer: int) -> int:
         """How many of the latest positions a layer's token sees, itself included; 0 for all."""
         return self.layer_windows[layer] if self.layer_windows else 0
