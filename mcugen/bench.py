@@ -41,7 +41,7 @@ _MATRICES = {"wq": "QKV", "wk": "QKV", "wv": "QKV", "wo": "O", "w1": "gate+up", 
              "logits": "head"}  # fmt: skip
 _KERNELS = {
     "attention_s16": "attention", "rmsnorm_s16": "norms+blocks", "block_s8": "norms+blocks", "swiglu_s16": "SwiGLU",
-    "rope_s16": "RoPE", "rope_s8": "RoPE", "embed_s16": "embedding", "rebase_s8": "re-basing",
+    "rope_s16": "RoPE", "rope_s8": "RoPE", "keep_s16": "RoPE", "embed_s16": "embedding", "rebase_s8": "re-basing",
 }  # fmt: skip
 PARTS = tuple(dict.fromkeys((*_MATRICES.values(), *_KERNELS.values(), REST)))
 

@@ -134,6 +134,13 @@ _prefill = click.option(
     metavar="N",
     help="Tokens of a prompt computed at once: faster, more RAM.",
 )
+_sinks = click.option(
+    "--sinks",
+    default=0,
+    show_default=True,
+    metavar="S",
+    help="First tokens that are remembered for ever, within the context.",
+)
 _toolchain = click.option("--toolchain", default="auto", show_default=True, help="The C compiler: auto, zig or gcc.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _EPILOG = (
@@ -153,6 +160,7 @@ class _Choice:
     board: str = "host"
     context: int | None = None
     prefill: int = 1
+    sinks: int = 0
     target: str = "c"
     fc: str = "custom"
 
@@ -170,7 +178,7 @@ def _choose(command: _Command) -> _Command:
 
 _named = _options(_model, _tokenizer, _calibrate, _weights, _fc, _choose)
 _targeted = _options(_target, _fc)
-_laid_out = _options(_model, _tokenizer, _calibrate, _weights, _board, _context, _prefill, _choose)
+_laid_out = _options(_model, _tokenizer, _calibrate, _weights, _board, _context, _prefill, _sinks, _choose)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -204,6 +212,7 @@ def _command(choice: _Choice, board: Board) -> str:
     words += ["--board", Path(choice.board).name if choice.board.endswith(".toml") else board.name]
     words += ["--context", str(choice.context)] if choice.context is not None else []
     words += ["--prefill", str(choice.prefill)] if choice.prefill != 1 else []
+    words += ["--sinks", str(choice.sinks)] if choice.sinks else []
     words += ["--target", choice.target] if choice.target != "c" else []
     words += ["--fc", choice.fc] if choice.fc != "custom" else []
     return shlex.join(words)
@@ -214,13 +223,14 @@ def _lay_out(choice: _Choice, progress: sources.Progress) -> tuple[Source, Layou
     _refuse_builtin(choice)
     board = load_board(choice.board)
     source, quantized = _quantize(choice, progress)
-    layout = lay_out(quantized, source.tokenizer, board, choice.context, choice.prefill)
+    layout = lay_out(quantized, source.tokenizer, board, choice.context, choice.prefill, choice.sinks)
     return source, layout, _command(choice, board)
 
 
 def _lay_out_tflm(choice: _Choice, progress: sources.Progress) -> tuple[Source, TflmLayout, str]:
     """The same for --target tflm."""
     _refuse_prefill(choice, "TensorFlow Lite Micro")
+    _refuse_sinks(choice, "TensorFlow Lite Micro")
     board = load_board(choice.board)
     source, quantized = _quantize(choice, progress)
     tflm = lay_out_tflm(quantized, source.tokenizer, board, choice.context)
@@ -232,6 +242,7 @@ def _lay_out_microtvm(choice: _Choice, progress: sources.Progress) -> tuple[Sour
     find_tvm()  # before anything that takes its time
     _refuse_builtin(choice)
     _refuse_prefill(choice, "microTVM")
+    _refuse_sinks(choice, "microTVM")
     board = load_board(choice.board)
     source, quantized = _quantize(choice, progress)
     return source, lay_out_microtvm(quantized, source.tokenizer, board, choice.context), _command(choice, board)
@@ -243,6 +254,15 @@ def _refuse_prefill(choice: _Choice, target: str) -> None:
             f"the {target} target reads one token at a time",
             where="--prefill",
             hint=f"leave --prefill out, or --target {choice.target}",
+        )
+
+
+def _refuse_sinks(choice: _Choice, target: str) -> None:
+    if choice.sinks:
+        raise UsageError(
+            f"the {target} target keeps the latest tokens only",
+            where="--sinks",
+            hint="leave --sinks out, or --target c",
         )
 
 

@@ -55,6 +55,7 @@ PORTABLE: Mapping[str, KernelVariant] = {
     **_portable("rmsnorm_s16", file="rmsnorm.c"),
     **_portable("block_s8", file="block.c"),
     **_portable(*LINEAR, *LINEAR4, file="linear.c"),
+    **_portable("keep_s16", file="keep.c"),
     **_portable("rope_s16", "rope_s8", "rebase_s8", file="rope.c"),
     **_portable("attention_s16", file="attention.c"),
     **_portable("values4_s16", "attention4_s16", file="attention4.c"),

@@ -124,7 +124,7 @@ def _ram_hint(graph: Graph, plan: Plan, board: Board, least: int, roomy: list[st
     if roomy:
         return f"{hint}; --board {roomy[0]} has room for --context {graph.context}"
     layers = graph.model.config.n_layers
-    slot = sum(b.nbytes for b in graph.buffers.values() if b.state) // graph.context  # ring bytes of --context 1
+    slot = int(sum(b.nbytes / b.shape[0] for b in graph.buffers.values() if b.state))  # ring bytes of --context 1
     fewer = layers - -(-(least - board.ram.size) * layers // slot) if slot else 0
     if fewer > 0:
         return f"{hint}; a model of {layers - fewer} fewer layers ({fewer}, now {layers}) would fit"

@@ -76,6 +76,11 @@ class Config:
         """Query heads that share one KV head."""
         return self.n_heads // self.n_kv_heads
 
+    @property
+    def has_local_rope(self) -> bool:
+        """Whether layers with a window turn by other angles than those without."""
+        return any(self.layer_windows) and bool(self.rope_factors or self.local_rope_theta)
+
     def window(self, layer: int) -> int:
         """How many of the latest positions a layer's token sees, itself included; 0 for all."""
         return self.layer_windows[layer] if self.layer_windows else 0
@@ -280,7 +285,8 @@ class QuantizedLayer:
 class QuantizedModel:
     """A decoder in integers only (profile W8A8KV8; W8A8KV8-FC8 where its matrices have an fc).
 
-    rope_step: uint32[head_dim / 2], turns per position in Q32.
+    rope_step: uint32[head_dim / 2], turns per position in Q32; local_rope_step: those of layers with a window, None
+    where they are the same.
     max_position: cached keys are turned back before a position reaches it (their zero points hold below it).
     classifier: shares its codes with embedding where config.shared_classifier. Logits are Q16 nats.
     sha256: of the checkpoint it came from; recipe: how it was made, for provenance.
@@ -296,9 +302,16 @@ class QuantizedModel:
     max_position: int
     sha256: str
     recipe: str
+    local_rope_step: NDArray[np.uint32] | None = None
 
     def __post_init__(self) -> None:
         _freeze(self.rope_step)
+        if self.local_rope_step is not None:
+            _freeze(self.local_rope_step)
+
+    def layer_rope_step(self, layer: int) -> NDArray[np.uint32]:
+        local = self.config.window(layer) and self.local_rope_step is not None
+        return self.local_rope_step if local else self.rope_step
 
 
 # ---------------------------------------------------------------- graph
@@ -354,6 +367,7 @@ class Op:
     inputs, outputs, scratch: buffer names. in_place: outputs[0] may share its bytes with inputs[0].
     row: outputs[0] is a state buffer of which only the current ring slot is written.
     last: only the last token of a forward pass needs this op.
+    slots: outputs[0] is a ring of which only that many slots in front may be written; 0 for any.
     parameters: integers and constant tensors by name, as the kernel's C parameters name them.
     """
 
@@ -367,15 +381,36 @@ class Op:
     row: bool = False
     last: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    slots: int = 0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Ring:
+    """How tokens share the slots of a KV ring: the first `sinks` keep theirs (StreamingLLM, Xiao et al. 2023), the
+    others take turns in those behind them."""
+
+    slots: int
+    sinks: int = 0
+
+    def slot(self, token: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the tokens with these numbers in a sequence go."""
+        turns = self.sinks + (token - self.sinks) % (self.slots - self.sinks)
+        return np.where(token < self.sinks, token, turns)
+
+    def sees(self, token: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Whether a token finds another one, or itself, in the ring once its own slot is written."""
+        age = token - other
+        return (age >= 0) & ((other < self.sinks) | (age < self.slots - self.sinks))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """A forward pass as a flat list of ops over named buffers, and the ops that turn the key ring back.
+    """A forward pass as a flat list of ops over named buffers, and the ops that turn the key rings back.
 
     ops run for every token; rebase ops run before them when the position has reached model.max_position.
-    context: slots of the KV ring. batch: tokens of a prompt that one pass takes at most. family: of the kernels
-    (mcugen.families); packing: of their matrices (mcugen.packing).
+    context: slots of a KV ring; of a layer with a smaller window, that. sinks: slots in front of the rings of `context`
+    slots that keep the first tokens of a sequence. batch: tokens of a prompt that one pass takes at most. family: of
+    the kernels (mcugen.families); packing: of their matrices (mcugen.packing).
     """
 
     model: QuantizedModel
@@ -387,6 +422,17 @@ class Graph:
     batch: int = 1
     family: str = "portable"
     packing: str = "row_major"
+    sinks: int = 0
+
+    def ring(self, name: str) -> Ring:
+        """How tokens share a state buffer of keys or values."""
+        slots = self.buffers[name].shape[0]
+        return Ring(slots, self.sinks if slots == self.context else 0)
+
+    @property
+    def rings(self) -> tuple[Ring, ...]:
+        """Each layer's ring."""
+        return tuple(self.ring(op.outputs[0]) for op in self.rebase)
 
 
 # ---------------------------------------------------------------- plan

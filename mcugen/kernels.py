@@ -289,6 +289,18 @@ def rope_s8(x: AnyInts, position: AnyInts, step: AnyInts, zero: AnyInts, shift: 
     return saturate_s8(_rotate(x, position, step, zero.astype(np.int64), ROPE_SHIFT + shift))
 
 
+def keep_s16(kept: AnyInts, first: int, x: AnyInts) -> NDArray[np.int16]:
+    """Keep the first tokens of a sequence: kept int16[rows, n], as it is after each of the tokens x int16[T, n].
+
+    first: the number of x[0] in its sequence; token i becomes row i, if there is one. Returns int16[T, rows, n].
+    """
+    token = first + np.arange(len(x))[:, None]
+    row = np.arange(len(kept))
+    written = (first <= row) & (row <= token)  # [T, rows]
+    taken = x[np.clip(row - first, 0, len(x) - 1)]
+    return np.where(written[..., None], taken, kept).astype(np.int16)
+
+
 def rebase_s8(keys: AnyInts, delta: int, step: AnyInts, zero: AnyInts, shift: int) -> NDArray[np.int8]:
     """Turn cached keys int8[rows, kv_dim] back by `delta` positions: undo the zero point, rotate, code again."""
     plain = (keys.astype(np.int64) << shift) - round_shift(zero.astype(np.int64), ROPE_SHIFT)
@@ -314,12 +326,14 @@ def attention_s16(
     n_kv_heads: int,
     shift: int,
     drop: int,
+    sinks: AnyInts | None = None,
 ) -> NDArray[np.int16]:
     """Grouped-query attention over cached int8 keys and values, with the softmax division deferred.
 
     q int16[T, n_heads * head_dim]; keys, values int8[S, n_kv_heads * head_dim]; visible bool[T, S];
     shift: q . k to scores in 1/64 octaves, int16; drop: bits dropped from the Q15 weights so that sum(p * v) fits
-    int32 for the context in use. Returns int16[T, n_heads * head_dim]: V codes in Q8.
+    int32 for the context in use. sinks: int8[T, <= S, n_kv_heads * head_dim], what each token finds in place of the
+    first keys. Returns int16[T, n_heads * head_dim]: V codes in Q8.
     """
     tokens, dim = q.shape
     head_dim = dim // n_heads
@@ -329,6 +343,10 @@ def attention_s16(
     v = values.reshape(-1, n_kv_heads, head_dim).transpose(1, 0, 2)[:, None]
 
     product = np.matmul(by_group.astype(np.float64), k.astype(np.float64)).astype(np.int64)  # [kv, group, T, S]
+    if sinks is not None:
+        own = sinks.reshape(tokens, -1, n_kv_heads, head_dim).transpose(2, 0, 3, 1)  # [kv, T, head_dim, sinks]
+        turned = np.matmul(by_group.transpose(0, 2, 1, 3).astype(np.float64), own.astype(np.float64))
+        product[..., : sinks.shape[1]] = turned.transpose(0, 2, 1, 3)
     scores = np.where(visible, saturate_s16(round_shift(product, shift)).astype(np.int64), -(2**62))
     best = scores.max(-1, keepdims=True)
     weight = np.where(visible, softmax_weight(best - scores, drop), 0)

@@ -12,7 +12,7 @@ from mcugen.families import choose_family
 from mcugen.fit import Demand, check_fits, demand_of, largest_context
 from mcugen.generate import suffix_tokens
 from mcugen.ir import Board, Firmware, Graph, Plan, Project, QuantizedModel, Tokenizer
-from mcugen.lower import lower
+from mcugen.lower import check_sinks, lower, ring_slots
 from mcugen.plan import check_plan, plan_memory
 from mcugen.plan_report import plan_json, plan_report
 from mcugen.render import render_c
@@ -44,22 +44,30 @@ class Layout:
 
 
 def lay_out(
-    model: QuantizedModel, tokenizer: Tokenizer, board: Board, context: int | None = None, batch: int = 1
+    model: QuantizedModel,
+    tokenizer: Tokenizer,
+    board: Board,
+    context: int | None = None,
+    batch: int = 1,
+    sinks: int = 0,
 ) -> Layout:
     """Lower and plan for `context`, or for the largest context up to the trained one that fits the board.
 
-    batch: tokens of a prompt that a forward pass takes at once.
+    batch: tokens of a prompt that a forward pass takes at once. sinks: first tokens of a sequence that are kept.
     Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
     """
     code = choose_family(board.features).code_bytes + vocabulary_bytes(tokenizer)
 
     def planned(slots: int) -> Planned:
-        graph = lower(model, slots, board.features, batch)
+        kept = min(sinks, slots - 1) if slots in ring_slots(model.config, slots) else 0  # to look at any context
+        graph = lower(model, slots, board.features, batch, sinks=kept)
         plan = plan_memory(graph, board)
         calls = OP_BYTES * (len(graph.ops) + len(graph.rebase))
         return graph, plan, demand_of(graph, plan, code_bytes=code + calls, static_bytes=STATIC_BYTES)
 
-    return fit_context(planned, tokenizer, board, context, model.config.seq_len)
+    layout = fit_context(planned, tokenizer, board, context, model.config.seq_len)
+    check_sinks(model, layout.graph.context, sinks)
+    return layout
 
 
 Planned = tuple[Graph, Plan, Demand]
@@ -103,7 +111,7 @@ def on_host(layout: Layout, planned: Planner | None = None) -> Layout:
     board = load_board("host")
     model, context = layout.graph.model, layout.graph.context
     if planned is None:
-        graph = lower(model, context, board.features, layout.graph.batch)
+        graph = lower(model, context, board.features, layout.graph.batch, sinks=layout.graph.sinks)
         plan = plan_memory(graph, board)
     else:
         graph, plan = planned(model, board, context)

@@ -21,6 +21,7 @@ from mcugen.layouts import LAYOUTS
 
 MAX_HEAD_DIM = 256  # |q . k| <= 256 * 2**15 * 127 < 2**30, so that half of the largest shift may be added
 MAX_BATCH = 8  # tokens of a prompt in one forward pass
+MAX_SINKS = 8  # slots of a ring that the first tokens keep
 
 
 @dataclass(slots=True)
@@ -52,13 +53,13 @@ class _Builder:
         in_place: bool = False,
         row: bool = False,
         last: bool = False,
+        slots: int = 0,
         variant: KernelVariant | None = None,
         **parameters: Any,
     ) -> None:
         variant = variant or self.family.variant(kernel)
-        self.ops.append(
-            Op(kernel, label, variant, tuple(inputs), tuple(outputs), tuple(scratch), in_place, row, last, parameters)
-        )
+        operands = tuple(inputs), tuple(outputs), tuple(scratch)
+        self.ops.append(Op(kernel, label, variant, *operands, in_place, row, last, parameters, slots))
 
     def block(
         self, label: str, source: str, *, fc: bool = False, name: str = "", last: bool = False
@@ -152,11 +153,16 @@ GATES = {
 }  # fmt: skip
 
 
-def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residual: str) -> str:
+def ring_slots(config: Config, context: int) -> list[int]:
+    """Of each layer's KV ring: no more than its tokens see."""
+    return [min(context, config.window(layer) or context) for layer in range(config.n_layers)]
+
+
+def _layer(b: _Builder, model: QuantizedModel, index: int, residual: str) -> str:
     """Append one decoder layer; returns the name of its output residual."""
     config, layer = model.config, model.layers[index]
     at = f"layers.{index}"
-    attended = _attention(b, model, index, context, residual)
+    attended = _attention(b, model, index, residual)
 
     normed = b.norm(f"{at}.ffn_norm", attended, layer.ffn_norm)
     h = b.block(f"{at}.ffn_block", normed, fc=layer.wq.fc is not None)
@@ -172,11 +178,12 @@ def _layer(b: _Builder, model: QuantizedModel, index: int, context: int, residua
     return b.joined(f"{at}.ffn", attended, added, bias, norm, f"{at}.down_bias")
 
 
-def _attention(b: _Builder, model: QuantizedModel, index: int, context: int, residual: str) -> str:
+def _attention(b: _Builder, model: QuantizedModel, index: int, residual: str) -> str:
     """Append attention; returns the name of the residual behind it."""
     config, layer = model.config, model.layers[index]
     at = f"layers.{index}"
     keys, values = f"{at}.keys", f"{at}.values"
+    ring_size = b.buffers[keys].shape[0]
 
     normed = b.norm(f"{at}.att_norm", residual, layer.att_norm)
     h = b.block(f"{at}.att_block", normed, fc=layer.wq.fc is not None)
@@ -184,20 +191,26 @@ def _attention(b: _Builder, model: QuantizedModel, index: int, context: int, res
     if layer.query_norm is not None:
         q = b.norm(f"{at}.query_norm", q, layer.query_norm, config.n_heads)
     turned = b.buffer(f"{at}.query", "int16", config.query_dim)
-    b.op("rope_s16", turned, [q], [turned], in_place=True, rope_step=model.rope_step)
+    b.op("rope_s16", turned, [q], [turned], in_place=True, rope_step=model.layer_rope_step(index))
     k = b.biased(f"{at}.key_bias", b.linear(f"{at}.wk", h, layer.wk), layer.key_bias)
     if layer.key_norm is not None:
         k = b.norm(f"{at}.key_norm", k, layer.key_norm, config.n_kv_heads)
-    b.op("rope_s8", keys, [k], [keys], row=True, **_key_parameters(model, layer))
+    sinks = f"{at}.sink_keys"
+    if sinks in b.buffers:  # before RoPE: they are turned anew as the window moves on, and never lose a bit
+        b.op("keep_s16", sinks, [k], [sinks])
+    b.op("rope_s8", keys, [k], [keys], row=True, **_key_parameters(model, index))
+    if sinks in b.buffers:
+        slots = b.buffers[sinks].shape[0]
+        b.op("rope_s8", f"{at}.sinks", [sinks], [keys], slots=slots, **_key_parameters(model, index))
     h = b.value_block(at, normed, h, layer)
     b.op(_linear_kernel("s8", layer.wv), f"{at}.wv", h, [values], row=True, w=layer.wv)
 
     out = b.buffer(f"{at}.attention", "int16", config.query_dim)
-    slots = -(-context // b.family.score_step) * b.family.score_step
+    slots = -(-ring_size // b.family.score_step) * b.family.score_step
     scores = b.single(f"{at}.scores", "int16", *([b.family.score_rows] if b.family.score_rows > 1 else []), slots)
     b.op(
         "attention_s16", out, [turned, keys, values], [out], scratch=[scores],
-        score_shift=layer.score_shift, drop=probability_drop(context),
+        score_shift=layer.score_shift, drop=probability_drop(ring_size),
     )  # fmt: skip
     h = b.block(f"{at}.out_block", out, fc=layer.wo.fc is not None)
     norm = layer.post_att_norm
@@ -243,8 +256,9 @@ def _experts(
     return added
 
 
-def _key_parameters(model: QuantizedModel, layer: QuantizedLayer) -> dict[str, Any]:
-    return {"rope_step": model.rope_step, "zero": layer.key_zero, "shift": layer.key_shift}
+def _key_parameters(model: QuantizedModel, index: int) -> dict[str, Any]:
+    layer = model.layers[index]
+    return {"rope_step": model.layer_rope_step(index), "zero": layer.key_zero, "shift": layer.key_shift}
 
 
 def lower(
@@ -253,13 +267,15 @@ def lower(
     features: frozenset[str] = frozenset(),
     batch: int = 1,
     families: tuple[Family, ...] | None = None,
+    sinks: int = 0,
 ) -> Graph:
     """Write down a forward pass for a KV ring of `context` slots on a core with `features`.
 
-    batch: tokens of a prompt that a pass takes at once, at most. families: of kernels, to choose from. Where a matrix
-    has an fc, its op is FULLY_CONNECTED and what follows it (kernels.fc_s16). Raises UsageError where the context is
-    not in [1, trained context], or the batch not in [1, MAX_BATCH] or not for this core and model; InputError where a
-    head is too wide.
+    batch: tokens of a prompt that a pass takes at once, at most. families: of kernels, to choose from. sinks: how many
+    first tokens of a sequence stay in the rings of `context` slots; a layer with a smaller window was trained without
+    them. Where a matrix has an fc, its op is FULLY_CONNECTED and what follows it (kernels.fc_s16). Raises UsageError
+    where the context is not in [1, trained context], the batch not in [1, MAX_BATCH] or not for this core and model,
+    or sinks are not for this context and model; InputError where a head is too wide.
     """
     config = model.config
     if config.head_dim > MAX_HEAD_DIM:
@@ -295,14 +311,17 @@ def lower(
             where="--prefill",
             hint="--prefill 1",
         )
+    check_sinks(model, context, sinks)
     b = _Builder(family, batch)
-    for i in range(config.n_layers):
+    for i, slots in enumerate(ring_slots(config, context)):
         for part, layout in (("keys", b.family.keys), ("values", b.family.values)):
-            b.single(f"layers.{i}.{part}", "int8", context, config.kv_dim, state=True, layout=layout)
+            b.single(f"layers.{i}.{part}", "int8", slots, config.kv_dim, state=True, layout=layout)
+        if sinks and slots == context:
+            b.single(f"layers.{i}.sink_keys", "int16", sinks, config.kv_dim, state=True)
     residual = b.buffer("embedding", "int16", config.dim)
     b.op("embed_s16", "embedding", [], [residual], table=model.embedding)
     for i in range(config.n_layers):
-        residual = _layer(b, model, i, context, residual)
+        residual = _layer(b, model, i, residual)
     normed = b.single("final_norm", "int16", config.dim)
     b.op("rmsnorm_s16", normed, [residual], [normed], last=True, norm=model.final_norm)
     logits = b.single("logits", "int32", config.vocab_size)
@@ -311,12 +330,32 @@ def lower(
     step, b.ops = tuple(b.ops), []
 
     delta = model.max_position - context
-    for i, layer in enumerate(model.layers):
+    for i in range(config.n_layers):
         keys = f"layers.{i}.keys"
-        b.op("rebase_s8", f"layers.{i}.rebase", [keys], [keys], delta=delta, **_key_parameters(model, layer))
-    graph = Graph(model, context, b.buffers, step, tuple(b.ops), logits, batch, b.family.name, b.family.packing)
+        b.op("rebase_s8", f"layers.{i}.rebase", [keys], [keys], delta=delta, **_key_parameters(model, i))
+    rebase, names = tuple(b.ops), (b.family.name, b.family.packing)
+    graph = Graph(model, context, b.buffers, step, rebase, logits, batch, *names, sinks)
     check_graph(graph)
     return graph
+
+
+def check_sinks(model: QuantizedModel, context: int, sinks: int) -> None:
+    """Raise UsageError where so many sinks are not for this context and model."""
+    most = min(MAX_SINKS, context - 1)
+    if not 0 <= sinks <= most:
+        raise UsageError(
+            f"{sinks} sinks are outside 0 to {most}, what a context of {context} tokens has room for",
+            where="--sinks",
+            hint=f"--sinks {min(max(sinks, 0), most)}" if context > sinks else f"--context {sinks + 1}, or fewer sinks",
+        )
+    if sinks and context not in ring_slots(model.config, context):
+        largest = max(model.config.layer_windows)
+        raise UsageError(
+            f"sinks are for layers that see all of the context, and those of {model.name} see {largest} of its "
+            f"{context} tokens at most",
+            where="--sinks",
+            hint=f"leave --sinks out, or --context {largest}",
+        )
 
 
 def check_graph(graph: Graph) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from mcugen.fit import Demand, op_name
-from mcugen.ir import Board, Graph, MemoryRegion, Plan
+from mcugen.ir import Board, Graph, MemoryRegion, Plan, Ring
 
 
 def plan_report(graph: Graph, plan: Plan, board: Board, demand: Demand, largest_context: int | None = None) -> str:
@@ -20,6 +20,7 @@ def plan_report(graph: Graph, plan: Plan, board: Board, demand: Demand, largest_
         "",
         *_advice(graph, plan, board, largest_context),
         "",
+        *_rings(graph),
         *_buffers(graph, plan),
         "",
         *_flash(plan, demand),
@@ -33,6 +34,8 @@ def plan_json(graph: Graph, plan: Plan, board: Board, demand: Demand) -> dict[st
         "model": graph.model.name,
         "board": board.name,
         "context": graph.context,
+        "sinks": graph.sinks,
+        "rings": [{"slots": ring.slots, "sinks": ring.sinks} for ring in graph.rings],
         "prefill": graph.batch,
         "kernels": graph.family,
         "arena_bytes": plan.arena_bytes,
@@ -150,10 +153,10 @@ def _reason(graph: Graph, plan: Plan, name: str) -> str:
 
 def _advice(graph: Graph, plan: Plan, board: Board, largest: int | None) -> list[str]:
     """What a slot costs, which op comes next, and the context that fits."""
-    ring = sum(buffer.nbytes for buffer in graph.buffers.values() if buffer.state)
+    grows = sum(b.nbytes for b in graph.buffers.values() if b.state and b.shape[0] == graph.context)
     lines = [
         "What would change it",
-        f"  each slot of the context costs {ring / graph.context:,.0f} B of ring",
+        f"  each slot of the context costs {grows / graph.context:,.0f} B of ring",
     ]
     others = [(size, -i) for i, size in enumerate(plan.live_bytes) if size < plan.lower_bound]
     if others:
@@ -166,6 +169,17 @@ def _advice(graph: Graph, plan: Plan, board: Board, largest: int | None) -> list
         trained = graph.model.config.seq_len
         lines.append(f"  the largest context that fits {board.name} is {largest} (trained: {trained})")
     return lines
+
+
+def _rings(graph: Graph) -> list[str]:
+    """The rings by layer, where they are not all the same or keep sinks."""
+    if not graph.sinks and set(graph.rings) == {Ring(graph.context)}:
+        return []
+    rows = [("layer", "slots", "sinks", "bytes")]
+    for i, ring in enumerate(graph.rings):
+        state = (b for b in graph.buffers.values() if b.state and b.name.startswith(f"layers.{i}."))
+        rows.append((f"{i}", f"{ring.slots}", f"{ring.sinks}", f"{sum(b.nbytes for b in state):,}"))
+    return ["KV rings", *_table(rows), ""]
 
 
 def _buffers(graph: Graph, plan: Plan) -> list[str]:

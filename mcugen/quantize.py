@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.errors import InputError
-from mcugen.ir import Expert, Linear, Model, Norm, QuantizedLayer, QuantizedModel
+from mcugen.ir import Config, Expert, Linear, Model, Norm, QuantizedLayer, QuantizedModel
 from mcugen.kernels import (
     ATTENTION_FRAC,
     GATE_FRAC_MAX,
@@ -26,7 +26,7 @@ from mcugen.kernels import (
     accumulator_bound,
 )
 from mcugen.recipes import W8, Precision, Recipe
-from mcugen.reference import FloatDecoder, Floats, rope, rope_angles, sample_sequences
+from mcugen.reference import FloatDecoder, Floats, rope, rope_angles, rope_frequencies, sample_sequences
 from mcugen.rounding import S8_MAX, Grid, round_groups, round_rows
 
 S16_MAX = 32767
@@ -226,6 +226,11 @@ class _KeyScale:
     zero: Floats  # [n_kv_heads, head_dim]: centre of each channel, in key units
 
 
+def _rope_step(config: Config, layer: int = 0) -> NDArray[np.uint32]:
+    """Turns per position in Q32 of each pair of a layer's heads: [head_dim / 2]."""
+    return np.round(rope_frequencies(config, layer) / (2 * np.pi) * 2.0**32).astype(np.uint32)
+
+
 def _key_scale(keys: Floats, angles: Floats) -> _KeyScale:
     """Centre and spread of rotated keys over all positions below max_position.
 
@@ -386,8 +391,9 @@ def _layers(model: Model, seen: Calibration, linear: _ToLinear) -> tuple[float, 
             hint="take a mixture of experts without them, as Mixtral is",
         )
     residual = _residual_scale(model, seen)
-    angles = rope_angles(config, np.arange(2 * config.seq_len))
-    return residual, tuple(_quantize_layer(model, i, seen, residual, angles, linear) for i in range(config.n_layers))
+    positions = np.arange(2 * config.seq_len)
+    angles = [rope_angles(config, positions, i) for i in range(config.n_layers)]
+    return residual, tuple(_quantize_layer(model, i, seen, residual, angles[i], linear) for i in range(config.n_layers))
 
 
 def folded(model: Model, seen: Calibration) -> dict[str, Folded]:
@@ -429,7 +435,7 @@ def quantize(
     if config.shared_classifier:
         classifier = Linear(table.codes, classifier.multiplier, classifier.shift)  # one copy of the codes in flash
     final_weight = model.weights["rms_final_weight"].astype(np.float64)
-    frequency = rope_angles(config, np.arange(2))[1]  # radians per position
+    windows = [bool(config.window(i)) for i in range(config.n_layers)]
 
     return QuantizedModel(
         name=model.name,
@@ -438,7 +444,8 @@ def quantize(
         layers=layers,
         final_norm=_norm(final_weight, final_scale, residual, config.norm_eps, "final_norm"),
         classifier=classifier,
-        rope_step=np.round(frequency / (2 * np.pi) * 2.0**32).astype(np.uint32),
+        rope_step=_rope_step(replace(config, layer_windows=())),
+        local_rope_step=_rope_step(config, windows.index(True)) if config.has_local_rope else None,
         max_position=max_position,
         sha256=model.sha256,
         recipe=f"{recipe.describe()}, calibrated on {seen.description}",

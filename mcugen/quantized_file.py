@@ -46,11 +46,13 @@ from mcugen.kernels import (
 
 FORMAT = "mcugen quantized model"
 VERSION = 3
-VERSIONS = (2, 3)  # that are read; 3 added matrices for FULLY_CONNECTED
+LOCAL_VERSION = 4  # of a model whose layers have windows or RoPE of their own
+VERSIONS = (2, 3, 4)  # that are read; 3 added matrices for FULLY_CONNECTED
 KEY = "mcugen"  # the one key of the metadata: a mapping of several has no fixed order in the file
 
 _DTYPES = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "U8": "<u1", "U32": "<u4"}
 _REALS = ("rope_theta", "norm_eps")
+_LOCAL = ("layer_windows", "rope_factors", "local_rope_theta")
 _CLASSIFIER = "classifier"
 _INT8 = {"bits": 8, "group": 0}
 _GROUPS = (0, 32, 64)  # columns that share a scale, in the kernels
@@ -115,6 +117,8 @@ def _model_layout(config: Config, integers: Mapping[str, int]) -> dict[str, _Ten
     layout |= dict([_norm_layout("final_norm", dim)])
     layout |= dict(_linear_layout("classifier", config.vocab_size, dim, codes=not config.shared_classifier))
     layout["rope_step"] = _Tensor("U32", (config.head_dim // 2,), 0, 2**32 - 1)
+    if config.has_local_rope:
+        layout["local_rope_step"] = layout["rope_step"]
     return layout
 
 
@@ -154,7 +158,7 @@ def save_quantized(model: QuantizedModel, tokenizer: Tokenizer | None = None) ->
     tensors, integers = _take_apart(model)
     header: dict[str, object] = {
         "format": FORMAT,
-        "version": VERSION,
+        "version": LOCAL_VERSION if _is_local(model.config) else VERSION,
         "name": model.name,
         "config": _config_to_json(model.config),
         "integers": integers,
@@ -186,7 +190,7 @@ def _take_apart(model: QuantizedModel) -> tuple[Tensors, Integers]:
         elif value is not None:
             integers[name] = int(cast(int, value))
 
-    for name in ("embedding", "final_norm", "classifier", "rope_step"):
+    for name in ("embedding", "final_norm", "classifier", "rope_step", "local_rope_step"):
         put(name, getattr(model, name))
     for i, layer in enumerate(model.layers):
         for part in fields(layer):
@@ -199,7 +203,16 @@ def _take_apart(model: QuantizedModel) -> tuple[Tensors, Integers]:
 
 def _config_to_json(config: Config) -> dict[str, object]:
     plain: dict[str, object] = {name: getattr(config, name) for name in (*CONFIG_LIMITS, "shared_classifier")}
-    return plain | {name: float(getattr(config, name)).hex() for name in _REALS}
+    plain |= {name: float(getattr(config, name)).hex() for name in _REALS}
+    if _is_local(config):
+        plain["layer_windows"] = list(config.layer_windows)
+        plain["rope_factors"] = [float(factor).hex() for factor in config.rope_factors]
+        plain["local_rope_theta"] = float(config.local_rope_theta).hex()
+    return plain
+
+
+def _is_local(config: Config) -> bool:
+    return any(getattr(config, name) for name in _LOCAL)
 
 
 def _to_json(value: object) -> str:
@@ -306,7 +319,7 @@ class _Reader:
             self._fail(f'the metadata is not of the format "{FORMAT}"', "quantize the model again")
         if type(header.get("version")) is not int or header["version"] not in VERSIONS:
             self._fail(
-                f"the file is of version {header.get('version')!r}; this mcugen reads version 2 and 3",
+                f"the file is of version {header.get('version')!r}; this mcugen reads version 2 to 4",
                 "quantize the model again with this mcugen, or read it with the one that wrote it",
             )
         self._check_names("entry", header, _HEADER_NAMES)
@@ -351,11 +364,13 @@ class _Reader:
 
     def _config(self) -> Config:
         found = self._mapping("config", self._header["config"])
-        self._check_names("config", found, dict.fromkeys((*CONFIG_LIMITS, "shared_classifier", *_REALS)))
+        local = _LOCAL if self._header["version"] >= LOCAL_VERSION else ()
+        self._check_names("config", found, dict.fromkeys((*CONFIG_LIMITS, "shared_classifier", *_REALS, *local)))
         values: dict[str, Any] = {
             name: self._integer(name, found[name], 1, limit) for name, limit in CONFIG_LIMITS.items()
         }
         values |= {name: self._real(name, found[name]) for name in _REALS}
+        values |= self._local(found, values["n_layers"], values["dim"] // values["n_heads"] // 2) if local else {}
         config = Config(**values, shared_classifier=self._flag("shared_classifier", found["shared_classifier"]))
         if config.dim % config.n_heads or config.n_heads % config.n_kv_heads:
             self._fail(
@@ -365,6 +380,18 @@ class _Reader:
         if config.head_dim % 2 or config.head_dim > _MAX_HEAD_DIM:
             self._fail(f"head_dim is {config.head_dim}", f"it must be even and at most {_MAX_HEAD_DIM}")
         return config
+
+    def _local(self, found: Mapping[str, Any], n_layers: int, pairs: int) -> dict[str, Any]:
+        """Windows of the layers and their RoPE. pairs: of a head."""
+        for name, size in (("layer_windows", n_layers), ("rope_factors", pairs)):
+            if not isinstance(found[name], list) or len(found[name]) not in (0, size):
+                self._fail(f"{name} is {_short(found[name])}", f"it must be a list of {size} values, or of none")
+        most, theta = CONFIG_LIMITS["seq_len"], found["local_rope_theta"]
+        return {
+            "layer_windows": tuple(self._integer("layer_windows", size, 0, most) for size in found["layer_windows"]),
+            "rope_factors": tuple(self._real("rope_factors", factor) for factor in found["rope_factors"]),
+            "local_rope_theta": 0.0 if theta == 0.0.hex() else self._real("local_rope_theta", theta),
+        }
 
     def _real(self, name: str, value: object) -> float:
         """A positive number as float.hex writes it."""
@@ -470,6 +497,7 @@ class _Reader:
             classifier=self._linear("classifier", integers, embedding.codes if config.shared_classifier else None),
             eps=integers["eps"],
             rope_step=self._tensors["rope_step"],
+            local_rope_step=self._tensors.get("local_rope_step"),
             max_position=integers["max_position"],
             sha256=self._text("sha256", header["sha256"], _is_sha256, "64 digits of hexadecimal"),
             recipe=self._text("recipe", header["recipe"], _is_line, _LINE_RULE),

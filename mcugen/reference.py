@@ -47,8 +47,11 @@ def rope(x: Floats, angles: Floats) -> Floats:
 
 
 def softmax(scores: Floats) -> Floats:
-    weight = np.exp(scores - scores.max(-1, keepdims=True))
-    return weight / weight.sum(-1, keepdims=True)
+    weight = np.array(scores, order="C")  # einsum's results have strides that make sums over the last axis slow
+    weight -= weight.max(-1, keepdims=True)
+    np.exp(weight, out=weight)
+    weight /= weight.sum(-1, keepdims=True)
+    return weight
 
 
 def silu(x: Floats) -> Floats:
@@ -135,7 +138,7 @@ class FloatDecoder:
         visible = (age >= 0) & (age < min(windows)) if windows else age >= 0
         grouped = q.reshape(batch, length, config.n_kv_heads, config.group_size, config.head_dim)
         scores = np.einsum("btgrd,bsgd->bgrts", grouped, keys, optimize=True) / np.sqrt(config.head_dim)
-        weight = softmax(np.where(visible, scores, -np.inf))
+        weight = softmax(np.where(visible, np.ascontiguousarray(scores), -np.inf))
         out = np.einsum("bgrts,bsgd->btgrd", weight, values, optimize=True)
         tap("attention", layer, out.reshape(batch, length, config.query_dim))
         if config.attention_bias:  # weights sum to 1, so that bv may come after them, and stay out of the taps

@@ -42,7 +42,17 @@ class _Call:
     index: int
     comment: str
     text: str
-    looped: bool  # over the tokens of a pass
+    loop: str  # the head of the loop around it, or ""
+
+
+@dataclass(frozen=True, slots=True)
+class _RingCounter:
+    """The variable that counts the slots of all rings of one size. next: what opens a slot in it."""
+
+    name: str
+    slots: str
+    next: str
+    comment: str
 
 
 def _linear(constants: Constants, op: Op, w: Linear, packing: str) -> str:
@@ -85,7 +95,7 @@ def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
     given = [_view(graph, buffer, token) for buffer in op.inputs]
     scratch = [_view(graph, buffer, "") for buffer in op.scratch]
     of_token = " + t" if batch else ""
-    slot = [f"ring.slot{'' if whole else of_token}"] if op.row else []
+    slot = [f"{_counter(graph, op.outputs[0])}.slot{'' if whole else of_token}"] if op.row else []
 
     def norm(vectors: int = 1) -> str:
         made = p["norm"]
@@ -101,7 +111,8 @@ def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
         zero = (
             constants.array(f"{identifier(op.label.rsplit('.', 1)[0])}_key_zero", p["zero"]) if "zero" in p else "0"
         )
-        step = constants.array("rope_step", p["rope_step"])
+        local = p["rope_step"] is not graph.model.rope_step
+        step = constants.array("local_rope_step" if local else "rope_step", p["rope_step"])
         return constants.struct(
             "mg_rope_t", f"{name}_rope", step=step, zero=zero, heads=heads, head_dim=config.head_dim,
             shift=p.get("shift", 0),
@@ -132,16 +143,24 @@ def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
             return [*out, *slot, *given, tokens, _linear(constants, op, p["w"], graph.packing)]
         case "rope_s16":
             return [*out, *given, f"ring.position{of_token}", rope(config.n_heads)]
+        case "keep_s16":
+            rows, size = graph.buffers[op.outputs[0]].shape
+            row = f"ring.length - 1{of_token}"
+            return [_view(graph, op.outputs[0], ""), str(rows), row, *given, str(size)]
+        case "rope_s8" if op.slots:
+            position = f"ring.position - {graph.context - 1} + s"
+            return [*out, "s", f"{given[0]} + s * {config.kv_dim}", position, rope(config.n_kv_heads)]
         case "rope_s8":
             return [*out, *slot, *given, f"ring.position{of_token}", rope(config.n_kv_heads)]
         case "rebase_s8":
-            return [*out, *given, str(graph.context), str(p["delta"]), rope(config.n_kv_heads)]
+            slots = str(graph.ring(op.outputs[0]).slots)
+            return [*out, *given, slots, str(p["delta"]), rope(config.n_kv_heads)]
         case "attention_s16":
             struct = constants.struct(
                 "mg_attention_t", name, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads,
                 head_dim=config.head_dim, shift=p["score_shift"], drop=p["drop"],
             )  # fmt: skip
-            return [*out, *given, *scratch, f"ring.length{of_token}", struct]
+            return [*out, *given, *scratch, f"{_counter(graph, op.inputs[1])}.length{of_token}", struct]
         case "swiglu_s16" | "geglu_s16" | "geglu_tanh_s16":
             return [*out, *given, length(), str(p["gate_frac"]), str(p["shift"])]
         case "reglu_s16" | "relu2glu_s16":
@@ -156,7 +175,28 @@ def _takes_all(op: Op) -> bool:
 
 def _is_batched(op: Op, graph: Graph) -> bool:
     """Whether an op computes several tokens of a forward pass."""
-    return graph.batch > 1 and not op.last and op not in graph.rebase
+    return graph.batch > 1 and not op.last and not op.slots and op not in graph.rebase
+
+
+def _counter(graph: Graph, ring: str) -> str:
+    """The variable that counts a ring's slots: "ring" for the largest ones, "ring_64" for others of 64 slots."""
+    slots = graph.ring(ring).slots
+    return "ring" if slots == max(graph.rings).slots else f"ring_{slots}"
+
+
+def _ring_counters(graph: Graph, prefix: str) -> list[_RingCounter]:
+    """The largest rings' first."""
+    context = f"{prefix.upper()}_CONTEXT"
+    unique = {_counter(graph, op.outputs[0]): graph.ring(op.outputs[0]) for op in graph.rebase}
+    counters = []
+    for name, ring in sorted(unique.items(), key=lambda item: -item[1].slots):
+        slots = context if ring.slots == graph.context else str(ring.slots)
+        behind = f"mg_ring_next_behind(&{name}, {slots}, {prefix.upper()}_SINKS);"
+        comment = "" if name == "ring" else f" /* of the layers whose tokens see {slots} */"
+        counters.append(
+            _RingCounter(name, slots, behind if ring.sinks else f"mg_ring_next(&{name}, {slots});", comment)
+        )
+    return counters
 
 
 _VIEWS = {"int8": "s8", "int16": "s16", "int32": "s32"}
@@ -174,10 +214,14 @@ def _view(graph: Graph, buffer: str, token: str) -> str:
 
 def _call(index: int, op: Op, graph: Graph, constants: Constants) -> _Call:
     arguments = _arguments(op, graph, constants)
-    looped = _is_batched(op, graph) and not _takes_all(op)
+    loop = ""
+    if op.slots:
+        loop = "for (int32_t s = 0; s < sinks; s++)"
+    elif _is_batched(op, graph) and not _takes_all(op):
+        loop = "for (int32_t t = 0; t < tokens; t++)"
     head = f"{op.variant.symbol}("
-    text = head + wrapped(arguments, len(head) + (8 if looped else 4)) + ");"
-    return _Call(index, op_comment(op, graph), text, looped)
+    text = head + wrapped(arguments, len(head) + (8 if loop else 4)) + ");"
+    return _Call(index, op_comment(op, graph), text, loop)
 
 
 def render_c(
@@ -220,6 +264,7 @@ def render_c(
         "calls": [call for call, op in zip(calls, graph.ops, strict=True) if not op.last],
         "head_calls": [call for call, op in zip(calls, graph.ops, strict=True) if op.last],
         "rebase": rebase,
+        "rings": _ring_counters(graph, prefix),
         "kernel_headers": kernel_headers(graph),
         "batch": graph.batch,
         "batched": graph.batch > 1,

@@ -180,7 +180,11 @@ def op_comment(op: Op, graph: Graph) -> str:
     def shapes(names: tuple[str, ...]) -> str:
         return ", ".join(_shape(graph.buffers[name]) for name in names)
 
-    return f"{op.label}: {shapes(op.inputs) or 'token'} -> {shapes(op.outputs)}{' (one slot)' if op.row else ''}"
+    if op.row:
+        part = " (one slot)"
+    else:
+        part = f" (its first {op.slots} slots)" if op.slots > 1 else " (its first slot)" if op.slots else ""
+    return f"{op.label}: {shapes(op.inputs) or 'token'} -> {shapes(op.outputs)}{part}"
 
 
 def offset_lines(graph: Graph, plan: Plan) -> list[str]:
@@ -211,6 +215,7 @@ def model_variables(
         "provenance": provenance,
         "config": graph.model.config,
         "context": graph.context,
+        "sinks": graph.sinks,
         "max_position": graph.model.max_position,
         "max_tokens": max_tokens,
         "prompt_tokens": PROMPT_TOKENS + len(suffix),

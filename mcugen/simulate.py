@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen import kernels
-from mcugen.ir import Bank, Graph, Op, Trace
+from mcugen.ir import Bank, Graph, Op, Ring, Trace
 
 MATRICES = (
     "linear_s8", "linear_s16", "linear_s32", "linear_add_s16", "linear4_s8", "linear4_s16", "linear4_add_s16",
@@ -27,7 +27,7 @@ Recorder = Callable[[int, tuple[IntArray, ...]], None]
 
 
 class Simulator:
-    """A decoder in integers with the state the firmware keeps: the KV ring and the position.
+    """A decoder in integers with the state the firmware keeps: the KV rings and the position.
 
     feed(tokens) -> logits int32[T, vocab], Q16 nats. reset() forgets everything.
     """
@@ -43,6 +43,7 @@ class Simulator:
                 kernels.rope_s16(b[op.inputs[0]], self._positions, op.parameters["rope_step"]),
             ),
             "rope_s8": self._rope_s8,
+            "keep_s16": lambda op, b: (kernels.keep_s16(b[op.outputs[0]], self.count, b[op.inputs[0]]),),
             "attention_s16": self._attention_s16,
             **dict.fromkeys(GATES, self._gate),
             "headnorm_s16": self._headnorm_s16,
@@ -56,6 +57,7 @@ class Simulator:
                 b[op.inputs[0]], self.graph.model.config.experts_per_token
             ),
         }
+        self._rings = {op.outputs[0]: graph.ring(op.outputs[0]) for op in graph.ops if op.row}
         self.reset()
 
     def reset(self) -> None:
@@ -88,23 +90,28 @@ class Simulator:
 
     def _run(self, tokens: NDArray[np.int64], record: Recorder | None) -> NDArray[np.int32]:
         """A run of at most `context` tokens that no re-basing interrupts."""
-        context = self.graph.context
         self._tokens = tokens
         self._positions = self.position + np.arange(len(tokens))
-        history = np.arange(max(0, self.count - context), self.count)  # tokens in the ring, oldest first
-        age = len(history) + np.arange(len(tokens))[:, None] - np.arange(len(history) + len(tokens))
-        self._visible = (age >= 0) & (age < context)
+        self._turned: dict[str, IntArray] = {}
+        self._spans = {ring: _Span(ring, self.count, len(tokens)) for ring in set(self._rings.values())}
 
-        values: dict[str, IntArray] = {name: ring[history % context] for name, ring in self.state.items()}
-        slots = (self.count + np.arange(len(tokens))) % context
+        values: dict[str, IntArray] = {name: kept for name, kept in self.state.items() if name not in self._rings}
+        for name, ring in self._rings.items():
+            values[name] = self.state[name][ring.slot(self._spans[ring].history)]
         for index, op in enumerate(self.graph.ops):
             outputs = self._kernels[op.kernel](op, values)
             if record is not None:
                 record(index, outputs)
             for name, output in zip(op.outputs, outputs, strict=True):
+                if op.slots:
+                    self.state[name][: op.slots] = output[-1]
+                    self._turned[name] = output
+                    continue
                 if op.row:
-                    self.state[name][slots] = output
+                    self._spans[self._rings[name]].store(self.state[name], output)
                     output = np.concatenate([values[name], output])
+                elif name in self.state:
+                    self.state[name] = output = output[-1]
                 values[name] = output
         self.count += len(tokens)
         self.position += len(tokens)
@@ -147,16 +154,47 @@ class Simulator:
 
     def _rope_s8(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
         p = op.parameters
+        if op.slots:
+            return (self._sinks(op, values),)
         return (kernels.rope_s8(values[op.inputs[0]], self._positions, p["rope_step"], p["zero"], p["shift"]),)
+
+    def _sinks(self, op: Op, values: dict[str, IntArray]) -> IntArray:
+        """The first keys, for each token where they directly precede its window: int8[T, slots, kv_dim].
+
+        Zero where a token comes before one of them, whose slot is then still to be written.
+        """
+        p, sink = op.parameters, np.arange(op.slots)
+        span = self._spans[self._rings[op.outputs[0]]]
+        behind = np.maximum(self._positions - (span.ring.slots - 1), 0)[:, None]  # nothing while the ring has room
+        kept = np.broadcast_to(values[op.inputs[0]], (len(behind), *values[op.inputs[0]].shape))
+        turned = kernels.rope_s8(kept, behind + sink, p["rope_step"], p["zero"], p["shift"])
+        return np.where((sink <= span.tokens[:, None])[..., None], turned, 0).astype(np.int8)
 
     def _attention_s16(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
         config, p = self.graph.model.config, op.parameters
         q, k, v = (values[name] for name in op.inputs)
+        span, sinks = self._spans[self._rings[op.inputs[1]]], self._turned.get(op.inputs[1])
         out = kernels.attention_s16(
-            q, k, v, self._visible, config.n_heads, config.n_kv_heads,
-            p["score_shift"], p["drop"],
+            q, k, v, span.visible, config.n_heads, config.n_kv_heads,
+            p["score_shift"], p["drop"], None if sinks is None else sinks[:, : len(k)],
         )  # fmt: skip
         return (out,)
+
+
+class _Span:
+    """A run of tokens and a ring: what is in it before them, oldest first, and what each of them sees of both."""
+
+    def __init__(self, ring: Ring, count: int, length: int) -> None:
+        self.ring = ring
+        self.tokens = count + np.arange(length)
+        oldest = max(ring.sinks, count - (ring.slots - ring.sinks))
+        self.history = np.concatenate([np.arange(min(ring.sinks, count)), np.arange(oldest, count)])
+        self.visible = ring.sees(self.tokens[:, None], np.concatenate([self.history, self.tokens]))
+
+    def store(self, slots: IntArray, rows: IntArray) -> None:
+        """Write the run's rows [T, n] as far as no later one takes their slots."""
+        stay = self.ring.sees(self.tokens[-1:], self.tokens)
+        slots[self.ring.slot(self.tokens[stay])] = rows[stay]
 
 
 def simulate(graph: Graph, tokens: Sequence[int]) -> Trace:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mcugen.ctext import model_prefix
 from mcugen.emulate.machine import Machine, Region, Regions
 from mcugen.errors import MismatchError
-from mcugen.ir import Buffer, Difference, Graph, Plan, Trace, VerificationReport
+from mcugen.ir import Buffer, Difference, Graph, Op, Plan, Ring, Trace, VerificationReport
 from mcugen.layouts import LAYOUTS, decode, stored_bytes
 from mcugen.simulate import Simulator, record
 
@@ -59,8 +59,11 @@ def op_regions(graph: Graph, plan: Plan, arena: int) -> Regions:
             buffer = graph.buffers[name]
             address = arena + plan.offsets[name]
             if op.row:
+                ring = graph.ring(name)
                 size = stored_bytes(buffer.layout, buffer.dtype, _unit(buffer))
-                region = Region(address, size, size, graph.context, LAYOUTS[buffer.layout].unit)
+                region = Region(address, size, size, ring.slots, LAYOUTS[buffer.layout].unit, ring.sinks)
+            elif op.slots:
+                region = Region(address, stored_bytes(buffer.layout, buffer.dtype, (op.slots, *buffer.shape[1:])))
             else:
                 region = Region(address, buffer.token_bytes)
             regions.setdefault(index, []).append(region)
@@ -100,12 +103,16 @@ def observe(machine: Machine, graph: Graph, plan: Plan, regions: Regions, tokens
             )
     table = np.frombuffer(b"".join(left[-step_bytes:] for left in records), np.uint8)
     parts = np.split(table.reshape(len(records), step_bytes), np.cumsum(sizes)[:-1], axis=1)
-    values = iter(
-        _slots(part, buffer, graph.context, start) if op.row else _vectors(part, buffer)
-        for (op, buffer), part in zip(steps, parts, strict=True)
-    )
+    values = iter(_written(part, op, buffer, graph, start) for (op, buffer), part in zip(steps, parts, strict=True))
     outputs = tuple(tuple(next(values) for _ in op.outputs) for op in graph.ops)
     return Trace(tuple(tokens), outputs, rebased, read_state(machine, graph, plan))
+
+
+def _written(stored: NDArray[np.uint8], op: Op, buffer: Buffer, graph: Graph, start: int) -> IntArray:
+    """What an op left in one of its outputs at each token, from the bytes [T, nbytes] that were kept of it."""
+    if op.row:
+        return _slots(stored, buffer, graph.ring(buffer.name), start)
+    return _front(stored, buffer, op.slots, start) if op.slots else _vectors(stored, buffer)
 
 
 def _vectors(stored: NDArray[np.uint8], buffer: Buffer) -> IntArray:
@@ -114,11 +121,21 @@ def _vectors(stored: NDArray[np.uint8], buffer: Buffer) -> IntArray:
     return decode(stored.tobytes(), buffer.layout, buffer.dtype, shape).reshape(len(stored), -1)
 
 
-def _slots(stored: NDArray[np.uint8], buffer: Buffer, context: int, start: int) -> IntArray:
+def _front(stored: NDArray[np.uint8], buffer: Buffer, slots: int, start: int) -> IntArray:
+    """The first slots of a ring after each token, from the units of slots [T, nbytes] that hold them; zero where no
+    token has reached a slot."""
+    unit, *columns = _unit(buffer)
+    padded = -(-slots // unit) * unit
+    rows = decode(stored.tobytes(), buffer.layout, buffer.dtype, (len(stored) * padded, *columns))
+    reached = np.arange(slots) <= start + np.arange(len(stored))[:, None]
+    return (rows.reshape(len(stored), padded, -1)[:, :slots] * reached[..., None]).reshape(len(stored), -1)
+
+
+def _slots(stored: NDArray[np.uint8], buffer: Buffer, ring: Ring, start: int) -> IntArray:
     """The slot of a ring that each token wrote, from the units of slots [T, nbytes] that hold it."""
     unit, *columns = _unit(buffer)
     rows = decode(stored.tobytes(), buffer.layout, buffer.dtype, (len(stored) * unit, *columns))
-    slots = (start + np.arange(len(stored))) % context % unit
+    slots = ring.slot(start + np.arange(len(stored))) % unit
     return rows.reshape(len(stored), unit, -1)[np.arange(len(stored)), slots]
 
 

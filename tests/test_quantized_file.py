@@ -262,7 +262,7 @@ def test_a_safetensors_file_of_something_else() -> None:
 @pytest.mark.parametrize("version", [1, 4, 0, "2", True, 2.0, None])
 def test_another_version(version: object) -> None:
     assert refusal(changed(lambda head, tensors: head.update(version=version))) == (
-        f"the file is of version {version!r}; this mcugen reads version 2 and 3",
+        f"the file is of version {version!r}; this mcugen reads version 2 to 4",
         "quantize the model again with this mcugen, or read it with the one that wrote it",
     )
 

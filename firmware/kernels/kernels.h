@@ -118,6 +118,9 @@ void mg_rope_s16(int16_t *y, const int16_t *x, int32_t position, const mg_rope_t
  * a code. */
 void mg_rope_s8(int8_t *ring, int32_t slot, const int16_t *x, int32_t position, const mg_rope_t *rope);
 
+/* Row `row` >= 0 of y [rows][n] becomes x [n]; where it has no such row, y stays as it is. */
+void mg_keep_s16(int16_t *y, int32_t rows, int32_t row, const int16_t *x, int32_t n);
+
 /* Turn all `rows` cached keys of a ring back by delta positions, in place; y is keys. */
 void mg_rebase_s8(int8_t *y, const int8_t *keys, int32_t rows, int32_t delta, const mg_rope_t *rope);
 

@@ -19,12 +19,19 @@ static inline void mg_ring_reset(mg_ring_t *ring)
     ring->length = 0;
 }
 
-/* Open the slot of one more token; beyond `context` tokens it is the oldest one's. */
-static inline void mg_ring_next(mg_ring_t *ring, int32_t context)
+/* Open the slot of one more token; beyond `context` tokens it is the oldest one's, the first `sinks` < context tokens
+ * aside, which stay. */
+static inline void mg_ring_next_behind(mg_ring_t *ring, int32_t context, int32_t sinks)
 {
     ring->position++;
-    ring->slot = (ring->slot + 1 < context) ? ring->slot + 1 : 0;
+    ring->slot = (ring->slot + 1 < context) ? ring->slot + 1 : sinks;
     ring->length = (ring->length < context) ? ring->length + 1 : context;
+}
+
+/* The same without sinks. */
+static inline void mg_ring_next(mg_ring_t *ring, int32_t context)
+{
+    mg_ring_next_behind(ring, context, 0);
 }
 
 /* Count `tokens` more slots, which are free. */

@@ -68,7 +68,7 @@ class HostMachine:
             raise _not_observable()
 
     def trace(self, symbol: str, tokens: Sequence[int], regions: Regions, start: int = 0) -> list[bytes]:
-        plain = {op: [(r.address, r.size, r.stride, r.modulo, r.unit) for r in rs] for op, rs in regions.items()}
+        plain = {op: [(r.address, r.size, r.stride, r.modulo, r.unit, r.kept) for r in rs] for op, rs in regions.items()}
         results: list[bytes] | None = self._request(symbol, "trace", symbol, list(tokens), plain, start)
         if results is None:
             raise _not_observable()

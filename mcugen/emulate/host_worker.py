@@ -76,15 +76,16 @@ class _Worker:
         return self._set_observer(self._report if wanted else None)
 
     def trace(
-        self, symbol: str, tokens: list[int], regions: dict[int, list[tuple[int, int, int, int, int]]], start: int
+        self, symbol: str, tokens: list[int], regions: dict[int, list[tuple[int, int, int, int, int, int]]], start: int
     ) -> list[bytes] | None:
-        """regions: op -> (address, size, stride, modulo, unit), see machine.Region."""
+        """regions: op -> (address, size, stride, modulo, unit, kept), see machine.Region."""
         found: list[bytes] = []
         position = start
 
         def look(op: int) -> None:
-            for address, size, stride, modulo, unit in regions.get(op, ()):
-                found.append(ctypes.string_at(address + stride * (position % modulo // unit), size))
+            for address, size, stride, modulo, unit, kept in regions.get(op, ()):
+                slot = min(position, kept + (position - kept) % (modulo - kept))
+                found.append(ctypes.string_at(address + stride * (slot // unit), size))
 
         results = []
         before = self._observer

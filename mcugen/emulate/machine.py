@@ -56,9 +56,10 @@ class FirmwareFault(McugenError):
 class Region:
     """Bytes to look at after an op.
 
-    They lie at address + stride * (position % modulo // unit), where position is the token's place in the sequence:
-    a plain buffer keeps the defaults; a KV ring of n tokens has n as the modulo and, as the stride, the size of a
-    `unit` of slots that lie together.
+    They lie at address + stride * (slot // unit), where the slot is position % modulo and position the token's place in
+    the sequence: a plain buffer keeps the defaults; a KV ring of n tokens has n as the modulo and, as the stride, the
+    size of a `unit` of slots that lie together. The first `kept` tokens keep their slots, and the others take turns in
+    those behind them.
     """
 
     address: int
@@ -66,10 +67,12 @@ class Region:
     stride: int = 0  # bytes
     modulo: int = 1  # tokens
     unit: int = 1  # tokens
+    kept: int = 0  # tokens
 
     def at(self, position: int) -> int:
         """Return the address at a position of the sequence."""
-        return self.address + self.stride * (position % self.modulo // self.unit)
+        slot = self.kept + (position - self.kept) % (self.modulo - self.kept)
+        return self.address + self.stride * (min(slot, position) // self.unit)
 
 
 Regions = Mapping[int, Sequence[Region]]  # op index -> what to read when it is done
