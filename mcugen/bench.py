@@ -40,7 +40,8 @@ _WORD = 4  # bytes; what lies on a stack
 _MATRICES = {"wq": "QKV", "wk": "QKV", "wv": "QKV", "wo": "O", "w1": "gate+up", "w3": "gate+up", "w2": "down",
              "logits": "head"}  # fmt: skip
 _KERNELS = {
-    "attention_s16": "attention", "rmsnorm_s16": "norms+blocks", "block_s8": "norms+blocks", "swiglu_s16": "SwiGLU",
+    "attention_s16": "attention", "attention4_s16": "attention", "values4_s16": "attention",
+    "rmsnorm_s16": "norms+blocks", "block_s8": "norms+blocks", "swiglu_s16": "SwiGLU",
     "rope_s16": "RoPE", "rope_s8": "RoPE", "keep_s16": "RoPE", "embed_s16": "embedding", "rebase_s8": "re-basing",
 }  # fmt: skip
 PARTS = tuple(dict.fromkeys((*_MATRICES.values(), *_KERNELS.values(), REST)))

@@ -287,6 +287,7 @@ class QuantizedModel:
 
     rope_step: uint32[head_dim / 2], turns per position in Q32; local_rope_step: those of layers with a window, None
     where they are the same.
+    value_bits: of cached values, 8, or 4 with a step per kernels.VALUES4_GROUP channels.
     max_position: cached keys are turned back before a position reaches it (their zero points hold below it).
     classifier: shares its codes with embedding where config.shared_classifier. Logits are Q16 nats.
     sha256: of the checkpoint it came from; recipe: how it was made, for provenance.
@@ -303,6 +304,7 @@ class QuantizedModel:
     sha256: str
     recipe: str
     local_rope_step: NDArray[np.uint32] | None = None
+    value_bits: int = 8
 
     def __post_init__(self) -> None:
         _freeze(self.rope_step)

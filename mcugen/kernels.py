@@ -360,11 +360,13 @@ def attention_s16(
     return saturate_s16(out.transpose(2, 0, 1, 3).reshape(tokens, dim))
 
 
-VALUES4_GROUP = 16  # channels that share a step in a ring of int4 values
+# Values in 4 bits: the same attention on a smaller ring.
+
+VALUES4_GROUP = 16  # channels that share a step
 
 
 def values4_bytes(n: int) -> int:
-    """Bytes of a ring's slot of n int4 values, n even: two codes in each, then one step per VALUES4_GROUP channels."""
+    """Bytes of a slot of n int4 values, n even: two codes in each, then one step per VALUES4_GROUP channels."""
     return n // 2 + -(-n // VALUES4_GROUP)
 
 
@@ -402,10 +404,11 @@ def attention4_s16(
     n_kv_heads: int,
     shift: int,
     drop: int,
+    sinks: AnyInts | None = None,
 ) -> NDArray[np.int16]:
     """attention_s16 over int4 values, int8[S, values4_bytes(kv_dim)] as values4_s16 makes them."""
     unpacked = unpack_values4(values, keys.shape[-1])
-    return attention_s16(q, keys, unpacked, visible, n_heads, n_kv_heads, shift, drop)
+    return attention_s16(q, keys, unpacked, visible, n_heads, n_kv_heads, shift, drop, sinks)
 
 
 # ---------------------------------------------------------------- feed-forward

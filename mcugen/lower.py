@@ -7,7 +7,7 @@ simulator take the list as it is. Kernels and layouts of a core are data (mcugen
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from mcugen.errors import InputError, InternalError, UsageError
 from mcugen.families import PORTABLE, Family, choose_family, family_named
 from mcugen.ir import Bank, Buffer, Config, Graph, KernelVariant, Linear, Norm, Op, QuantizedLayer, QuantizedModel
-from mcugen.kernels import FC_SHIFT_MAX, FC_SHIFT_MIN, SHIFT_MAX, SHIFT_MIN, accumulator_bound
+from mcugen.kernels import FC_SHIFT_MAX, FC_SHIFT_MIN, SHIFT_MAX, SHIFT_MIN, accumulator_bound, values4_bytes
 from mcugen.layouts import LAYOUTS
 
 MAX_HEAD_DIM = 256  # |q . k| <= 256 * 2**15 * 127 < 2**30, so that half of the largest shift may be added
@@ -203,13 +203,16 @@ def _attention(b: _Builder, model: QuantizedModel, index: int, residual: str) ->
         slots = b.buffers[sinks].shape[0]
         b.op("rope_s8", f"{at}.sinks", [sinks], [keys], slots=slots, **_key_parameters(model, index))
     h = b.value_block(at, normed, h, layer)
-    b.op(_linear_kernel("s8", layer.wv), f"{at}.wv", h, [values], row=True, w=layer.wv)
+    if model.value_bits == 4:
+        b.op("values4_s16", values, [b.linear(f"{at}.wv", h, layer.wv)], [values], row=True)
+    else:
+        b.op(_linear_kernel("s8", layer.wv), f"{at}.wv", h, [values], row=True, w=layer.wv)
 
     out = b.buffer(f"{at}.attention", "int16", config.query_dim)
     slots = -(-ring_size // b.family.score_step) * b.family.score_step
     scores = b.single(f"{at}.scores", "int16", *([b.family.score_rows] if b.family.score_rows > 1 else []), slots)
     b.op(
-        "attention_s16", out, [turned, keys, values], [out], scratch=[scores],
+        "attention4_s16" if model.value_bits == 4 else "attention_s16", out, [turned, keys, values], [out], scratch=[scores],
         score_shift=layer.score_shift, drop=probability_drop(ring_size),
     )  # fmt: skip
     h = b.block(f"{at}.out_block", out, fc=layer.wo.fc is not None)
@@ -254,6 +257,12 @@ def _experts(
         added = b.linear(f"{here}.w2", b.block(f"{here}.hidden_block", hidden), w2, added, choice)
     assert added is not None
     return added
+
+
+def _with_values4(family: Family) -> Family:
+    """The family with the portable attention over int4 values, whose rings lie as they are counted."""
+    kernels = {name: variant for name, variant in family.kernels.items() if name not in ("rope_s8", "rebase_s8")}
+    return replace(family, keys="plain", values="plain", score_rows=1, score_step=1, kernels=kernels)
 
 
 def _key_parameters(model: QuantizedModel, index: int) -> dict[str, Any]:
@@ -312,10 +321,13 @@ def lower(
             hint="--prefill 1",
         )
     check_sinks(model, context, sinks)
+    value_bytes = config.kv_dim
+    if model.value_bits == 4:
+        family, value_bytes = _with_values4(family), values4_bytes(config.kv_dim)
     b = _Builder(family, batch)
     for i, slots in enumerate(ring_slots(config, context)):
-        for part, layout in (("keys", b.family.keys), ("values", b.family.values)):
-            b.single(f"layers.{i}.{part}", "int8", slots, config.kv_dim, state=True, layout=layout)
+        b.single(f"layers.{i}.keys", "int8", slots, config.kv_dim, state=True, layout=b.family.keys)
+        b.single(f"layers.{i}.values", "int8", slots, value_bytes, state=True, layout=b.family.values)
         if sinks and slots == context:
             b.single(f"layers.{i}.sink_keys", "int16", sinks, config.kv_dim, state=True)
     residual = b.buffer("embedding", "int16", config.dim)

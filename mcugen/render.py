@@ -155,12 +155,14 @@ def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
         case "rebase_s8":
             slots = str(graph.ring(op.outputs[0]).slots)
             return [*out, *given, slots, str(p["delta"]), rope(config.n_kv_heads)]
-        case "attention_s16":
+        case "attention_s16" | "attention4_s16":
             struct = constants.struct(
                 "mg_attention_t", name, n_heads=config.n_heads, n_kv_heads=config.n_kv_heads,
                 head_dim=config.head_dim, shift=p["score_shift"], drop=p["drop"],
             )  # fmt: skip
             return [*out, *given, *scratch, f"{_counter(graph, op.inputs[1])}.length{of_token}", struct]
+        case "values4_s16":
+            return [*out, *slot, *given, length()]
         case "swiglu_s16" | "geglu_s16" | "geglu_tanh_s16":
             return [*out, *given, length(), str(p["gate_frac"]), str(p["shift"])]
         case "reglu_s16" | "relu2glu_s16":

@@ -25,6 +25,7 @@ RUNTIME = ("runtime/generate.c", "runtime/sampler.c", "runtime/tokenizer.c")
 RUNTIME_HEADERS = ("runtime/generate.h", "runtime/sampler.h", "runtime/tokenizer.h", "runtime/ring.h",
                    "runtime/op_done.h")  # fmt: skip
 APPLICATION = ("app/console.c", "app/console.h")
+ATTENTION_HEADER = dict.fromkeys(("kernels/attention.c", "kernels/attention4.c"), "kernels/attention.h")
 KERNEL_HEADERS = ("kernels/kernels.h", "kernels/fixedpoint.h", "kernels/tables.h")
 INCLUDE_DIRS = ("kernels", "runtime", "ports", "app")
 
@@ -156,9 +157,10 @@ def kernel_sources(graph: Graph) -> list[str]:
 
 def kernel_files(graph: Graph) -> dict[str, bytes]:
     """A graph's kernels and the runtime around a model, with their headers, as they are in firmware/."""
+    sources, firmware = kernel_sources(graph), data_dir("firmware")
     headers = (*KERNEL_HEADERS, *family_named(graph.family).headers, *RUNTIME_HEADERS)
-    firmware = data_dir("firmware")
-    return {path: (firmware / path).read_bytes() for path in (*kernel_sources(graph), *RUNTIME, *headers)}
+    attention = [header for source, header in ATTENTION_HEADER.items() if source in sources]
+    return {path: (firmware / path).read_bytes() for path in (*sources, *RUNTIME, *headers, *attention)}
 
 
 def kernel_headers(graph: Graph) -> list[str]:

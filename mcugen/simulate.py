@@ -44,7 +44,9 @@ class Simulator:
             ),
             "rope_s8": self._rope_s8,
             "keep_s16": lambda op, b: (kernels.keep_s16(b[op.outputs[0]], self.count, b[op.inputs[0]]),),
-            "attention_s16": self._attention_s16,
+            "attention_s16": self._attention,
+            "values4_s16": lambda op, b: (kernels.values4_s16(b[op.inputs[0]]),),
+            "attention4_s16": self._attention,
             **dict.fromkeys(GATES, self._gate),
             "headnorm_s16": self._headnorm_s16,
             "add_s16": lambda op, b: (
@@ -170,11 +172,11 @@ class Simulator:
         turned = kernels.rope_s8(kept, behind + sink, p["rope_step"], p["zero"], p["shift"])
         return np.where((sink <= span.tokens[:, None])[..., None], turned, 0).astype(np.int8)
 
-    def _attention_s16(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
+    def _attention(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
         config, p = self.graph.model.config, op.parameters
         q, k, v = (values[name] for name in op.inputs)
         span, sinks = self._spans[self._rings[op.inputs[1]]], self._turned.get(op.inputs[1])
-        out = kernels.attention_s16(
+        out = getattr(kernels, op.kernel)(
             q, k, v, span.visible, config.n_heads, config.n_kv_heads,
             p["score_shift"], p["drop"], None if sinks is None else sinks[:, : len(k)],
         )  # fmt: skip
