@@ -257,8 +257,10 @@ def _layers(model: Model, seen: Calibration, linear: _ToLinear) -> tuple[float, 
     config = model.config
     residual = max(seen.peak("residual", layer) for layer in range(config.n_layers)) * RESIDUAL_HEADROOM / S16_MAX
     positions = np.arange(2 * config.seq_len)
-    angles = [rope_angles(config, positions, i) for i in range(config.n_layers)]
-    return residual, tuple(_quantize_layer(model, i, seen, residual, angles[i], linear) for i in range(config.n_layers))
+    return residual, tuple(
+        _quantize_layer(model, i, seen, residual, rope_angles(config, positions, i), linear)
+        for i in range(config.n_layers)
+    )
 
 
 def folded(model: Model, seen: Calibration) -> dict[str, Folded]:
