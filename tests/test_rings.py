@@ -21,7 +21,7 @@ from test_simulate import assert_same_steps
 from mcugen import kernels as k
 from mcugen.errors import UsageError
 from mcugen.ir import Config, Graph, Ring
-from mcugen.layout import make_project, plan_text
+from mcugen.layout import plan_text
 from mcugen.lower import check_sinks, lower, ring_slots
 from mcugen.quantized_file import load_quantized, save_quantized
 from mcugen.reference import FloatDecoder, rmsnorm, rope, rope_angles, silu, softmax
