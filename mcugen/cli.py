@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mcugen import bench as benches
 from mcugen.bench_report import bench_sheets, comparison_sheets, gemv_sheets
 from mcugen.boards import list_boards, load_board
 from mcugen.errors import McugenError, UsageError
+from mcugen.eval_report import eval_json, eval_sheets, stream_sheets, sweep_json, sweep_sheets
 from mcugen.gemv import gemv_bench
 from mcugen.ir import Board, QuantizedModel
 from mcugen.ladder import Ladder, climb
@@ -35,9 +37,12 @@ from mcugen.quantized_file import save_quantized
 from mcugen.sampler import make_sampler
 from mcugen.sheet import Sheet
 from mcugen.sources import Source, open_source, quantize_source
+from mcugen.sweep import sweep as run_sweep
+from mcugen.sweep_plot import check_plot, sweep_plot
 from mcugen.tflm.layout import TflmLayout, lay_out_tflm
 from mcugen.tflm.report import tflm_sheets
 from mcugen.tflm.target import build_tflm_folder, custom_twin, tflm_facts, verify_tflm
+from mcugen.trials import OWN_SAMPLES, Options, Trial, parse_axes, run_trial
 
 
 class _Group(click.Group):
@@ -103,6 +108,7 @@ _tokenizer = click.option(
     "--tokenizer", type=_PATH, metavar="FILE", help="Vocabulary of MODEL (llama2.c tokenizer.bin)."
 )
 _board = click.option("--board", default="nucleo", show_default=True, help="A board's name, or a board file (TOML).")
+_host_board = click.option("--board", default="host", show_default=True, help="The board whose context is used.")
 _context = click.option("--context", type=int, metavar="N", help="Tokens remembered.  [default: the most that fit]")
 _calibrate = click.option(
     "--calibrate", type=_PATH, metavar="TEXT", help="Text to calibrate on.  [default: own samples]"
@@ -610,31 +616,151 @@ def quantize(choice: _Choice, as_json: bool, out: Path | None) -> None:
 
 
 @mcugen.command(name="eval", epilog=_EPILOG, short_help="Measure what the integers cost against float.")
-@_options(_named, _json)
-@click.option(
-    "--text", required=True, type=_PATH, metavar="FILE", help="What to predict; paragraphs outside ASCII are dropped."
-)
+@_options(_model, _tokenizer, _calibrate, _weights, _fc, _host_board, _context, _choose, _json)
+@click.option("--text", type=_PATH, metavar="FILE", help="What to predict; paragraphs outside ASCII are dropped.")
 @click.option(
     "--tokens", type=_AT_LEAST_1, default=20_000, show_default=True, metavar="N", help="How many of its tokens."
 )
-def evaluate(choice: _Choice, as_json: bool, text: Path, tokens: int) -> None:
-    """Measure what the integers cost against float: perplexity, KL divergence, top-1 agreement."""
+@click.option(
+    "--cases",
+    type=_PATH,
+    metavar="FILE",
+    help='What to answer: prompt TAB answer, or .jsonl of {"prompt", "answer"}.',
+)
+@click.option(
+    "--sweep",
+    multiple=True,
+    metavar="AXIS",
+    help="Try options side by side: recipe=w8,w4 or calibrate=own,FILE or context=N,N or fc=custom,builtin; may be "
+    "given once for each.",
+)
+@click.option(
+    "--stream", type=_AT_LEAST_1, metavar="N", help="Predict streams of N tokens, past the trained context."
+)
+@click.option(
+    "--sinks",
+    "stream_sinks",
+    metavar="S|auto",
+    help="First tokens that a stream remembers for ever; auto: as many as help the float model.  [default: 0]",
+)
+@click.option("--jobs", type=_AT_LEAST_1, metavar="N", help="Processes of a sweep.  [default: one for each core]")
+@click.option("--plot", type=_PATH, metavar="FILE", help="Draw a sweep as .png or .svg; needs matplotlib.")
+def evaluate(
+    choice: _Choice,
+    as_json: bool,
+    text: Path | None,
+    tokens: int,
+    cases: Path | None,
+    sweep: tuple[str, ...],
+    stream: int | None,
+    stream_sinks: str | None,
+    jobs: int | None,
+    plot: Path | None,
+) -> None:
+    """Measure what the integers cost against float.
+
+    On a text: perplexity, KL divergence, top-1 agreement, each op's error. On the cases of a task: exact answers; the
+    model that ships with mcugen has cases of its own.
+    """
+    if stream is not None:
+        _stream(choice, as_json, text, tokens, stream, stream_sinks, cases is not None or bool(sweep))
+        return
+    if stream_sinks is not None:
+        raise UsageError(
+            "--sinks is for streams longer than the context",
+            where="--sinks",
+            hint="add --stream 2304, or leave it out",
+        )
+    if text is None and cases is None:
+        cases = sources.default_cases(choice.model)
+    if sweep:
+        _sweep(choice, as_json, text, tokens, cases, sweep, jobs, plot)
+        return
+    for option, given in (("--jobs", jobs), ("--plot", plot)):
+        if given is not None:
+            raise UsageError(f"{option} is for a sweep", where=option, hint="add --sweep w8,w4, or leave it out")
+    found = exact = None
     with _progress() as progress:
         source, quantized = _quantize(choice, progress)
-        layout = lay_out(quantized, source.tokenizer, load_board("host"))
-        found, runs = pipeline.measure(source, layout.graph, text, tokens, progress)
+        graph = lay_out(quantized, source.tokenizer, load_board(choice.board), choice.context).graph
+        if text is not None:
+            found = pipeline.measure(source, graph, text, tokens, progress)
+        if cases is not None:
+            exact = pipeline.measure_cases(source, graph, cases, progress)
     if as_json:
-        _print_json({**asdict(found), "greedy": asdict(runs)})
-        return
-    error = "" if found.standard_error is None else f" ± {100 * found.standard_error:.2f}"
-    table = Table(title=f"{source.name}, {found.tokens:,} tokens", show_header=False, title_justify="left")
-    table.add_row("perplexity, float", f"{found.float_perplexity:.4f}")
-    table.add_row("perplexity, integers", f"{found.integer_perplexity:.4f}")
-    table.add_row("change", f"{100 * found.perplexity_change:+.2f}{error} %")
-    table.add_row("KL divergence", f"{found.kl:.5f} nats per token")
-    table.add_row("top-1 agreement", f"{100 * found.top1:.2f} %")
-    table.add_row("greedy runs", f"the first {runs.prefix} of {runs.tokens} tokens are the same")
-    Console().print(table)
+        _print_json(eval_json(source.tokenizer, found, exact))
+    else:
+        _print_sheets(eval_sheets(source.name, source.tokenizer, found, exact))
+
+
+def _stream(
+    choice: _Choice, as_json: bool, text: Path | None, tokens: int, length: int, typed: str | None, other: bool
+) -> None:
+    if text is None or other:
+        raise UsageError(
+            "a stream is measured on a text alone",
+            where="--stream",
+            hint="add --text FILE, without --cases and --sweep",
+        )
+    if typed not in (None, "auto") and not typed.isdecimal():
+        raise UsageError(f"{typed!r} is no number of sinks", where="--sinks", hint="--sinks 4, or --sinks auto")
+    sinks = None if typed == "auto" else int(typed or 0)
+    with _progress() as progress:
+        source, quantized = _quantize(choice, progress)
+        board = load_board(choice.board)
+        found = pipeline.measure_stream(
+            source,
+            lambda sinks: lay_out(quantized, source.tokenizer, board, choice.context, sinks=sinks),
+            text,
+            tokens,
+            length,
+            sinks,
+            progress,
+        )
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _print_sheets(stream_sheets(source.name, found))
+
+
+def _sweep(
+    choice: _Choice,
+    as_json: bool,
+    text: Path | None,
+    tokens: int,
+    cases: Path | None,
+    words: tuple[str, ...],
+    jobs: int | None,
+    plot: Path | None,
+) -> None:
+    axes, options = parse_axes(words, _options_of(choice))
+    if plot is not None:
+        check_plot(plot)
+    source = open_source(choice.model, choice.tokenizer)  # before any process starts
+    pipeline.float_model(source)
+    trials = [Trial(o, choice.model, choice.tokenizer, choice.board, text, tokens, cases) for o in options]
+    with _progress() as progress:
+        done = itertools.count(1)
+        progress("trials", 0, len(trials))
+        results = run_sweep(
+            trials, run_trial, jobs=jobs, completed=lambda _: progress("trials", next(done), len(trials))
+        )
+    if plot is not None:
+        write_file(sweep_plot(source.name, axes, results, plot), plot)
+    if as_json:
+        _print_json(sweep_json(source.tokenizer, results))
+    else:
+        _print_sheets(sweep_sheets(source.name, axes, results))
+
+
+def _options_of(choice: _Choice) -> Options:
+    """Where a sweep starts from: what the other options say."""
+    return Options(
+        recipe="w4" if choice.weights == "int4" else "w8",
+        calibrate=OWN_SAMPLES if choice.calibrate is None else str(choice.calibrate),
+        context=choice.context,
+        fc=choice.fc,
+    )
 
 
 class _Boards(click.Group):

@@ -312,8 +312,8 @@ class QuantizedModel:
             _freeze(self.local_rope_step)
 
     def layer_rope_step(self, layer: int) -> NDArray[np.uint32]:
-        local = self.config.window(layer) and self.local_rope_step is not None
-        return self.local_rope_step if local else self.rope_step
+        local = self.local_rope_step if self.config.window(layer) else None
+        return self.rope_step if local is None else local
 
 
 # ---------------------------------------------------------------- graph
@@ -410,9 +410,9 @@ class Graph:
     """A forward pass as a flat list of ops over named buffers, and the ops that turn the key rings back.
 
     ops run for every token; rebase ops run before them when the position has reached model.max_position.
-    context: slots of a KV ring; of a layer with a smaller window, that. sinks: slots in front of the rings of `context`
-    slots that keep the first tokens of a sequence. batch: tokens of a prompt that one pass takes at most. family: of
-    the kernels (mcugen.families); packing: of their matrices (mcugen.packing).
+    context: slots of a KV ring; of a layer with a smaller window, that. sinks: slots in front of the rings of
+    `context` slots that keep the first tokens of a sequence. batch: tokens of a prompt that one pass takes at most.
+    family: of the kernels (mcugen.families); packing: of their matrices (mcugen.packing).
     """
 
     model: QuantizedModel

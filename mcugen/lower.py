@@ -280,8 +280,8 @@ def lower(
 ) -> Graph:
     """Write down a forward pass for a KV ring of `context` slots on a core with `features`.
 
-    batch: tokens of a prompt that a pass takes at once, at most. families: of kernels, to choose from. sinks: how many
-    first tokens of a sequence stay in the rings of `context` slots; a layer with a smaller window was trained without
+    batch: tokens of a prompt that a pass takes at once, at most. families: of kernels, to choose from. sinks: first
+    tokens of a sequence that stay in the rings of `context` slots; a layer with a smaller window was trained without
     them. Where a matrix has an fc, its op is FULLY_CONNECTED and what follows it (kernels.fc_s16). Raises UsageError
     where the context is not in [1, trained context], the batch not in [1, MAX_BATCH] or not for this core and model,
     or sinks are not for this context and model; InputError where a head is too wide.
@@ -356,9 +356,9 @@ def check_sinks(model: QuantizedModel, context: int, sinks: int) -> None:
     most = min(MAX_SINKS, context - 1)
     if not 0 <= sinks <= most:
         raise UsageError(
-            f"{sinks} sinks are outside 0 to {most}, what a context of {context} tokens has room for",
+            f"{sinks} sinks are outside 0 to {most}, for a context of {context} tokens",
             where="--sinks",
-            hint=f"--sinks {min(max(sinks, 0), most)}" if context > sinks else f"--context {sinks + 1}, or fewer sinks",
+            hint=f"--sinks {min(max(sinks, 0), most)}",
         )
     if sinks and context not in ring_slots(model.config, context):
         largest = max(model.config.layer_windows)

@@ -7,24 +7,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mcugen import __version__
+from mcugen.cases import ExactMatch, exact_match, read_cases
 from mcugen.console import answers, sampler_line
 from mcugen.emulate import host_console
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import UsageError
 from mcugen.evaluate import Evaluation, GreedyAgreement, clean_text, evaluate, greedy_agreement
-from mcugen.ir import Firmware, Graph, Project, QuantizedModel
+from mcugen.ir import Firmware, Graph, Model, Project, QuantizedModel
 from mcugen.ladder import Ladder, Rungs, climb, ladder_text
+from mcugen.layer_errors import LayerErrors, OpError
 from mcugen.layout import Layout, compile_project, make_project, plan_facts, plan_text
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
+from mcugen.reference import Floats
 from mcugen.rendering import LONGEST_PROMPT
 from mcugen.sampler import Sampler
 from mcugen.sources import Progress, Source, read_text, silent
+from mcugen.stream import SinksTried, Streamed, best_sinks, cut_streams, stream, try_sinks
 from mcugen.tokenizer import encode
 from mcugen.toolchain import to_bin, to_hex
 
@@ -148,21 +153,74 @@ def build_facts(layout: Layout, firmware: Firmware, command: str, files: Mapping
     }
 
 
-def measure(
-    source: Source, graph: Graph, text: Path, tokens: int, progress: Progress = silent
-) -> tuple[Evaluation, GreedyAgreement]:
-    """Perplexity and agreement of the integers against float, on a text; and how long greedy runs go together."""
+@dataclass(frozen=True, slots=True)
+class TextQuality:
+    """What the integers cost on a text. layers: in the graph's order, empty where the float side came from before."""
+
+    evaluation: Evaluation
+    greedy: GreedyAgreement
+    layers: tuple[OpError, ...]
+
+
+def float_model(source: Source) -> Model:
+    """The float side of a measurement. Raises UsageError where there is none."""
     if source.model is None:
         raise UsageError(
             f"{source.name} holds integers only, and quality is measured against float",
             where="MODEL",
             hint="name the float checkpoint it was made from",
         )
-    ids = encode(source.tokenizer, clean_text(read_text(text)), bos=False)[:tokens]
-    bos = source.tokenizer.bos
+    return source.model
 
-    def show(done: int, total: int) -> None:
-        progress("evaluate", done, total)
 
-    found = evaluate(source.model, graph, ids, bos=bos, progress=show)
-    return found, greedy_agreement(source.model, graph, GREEDY_TOKENS, bos=bos)
+def measure_stream(
+    source: Source,
+    lay_out: Callable[[int], Layout],
+    text: Path,
+    tokens: int,
+    length: int,
+    sinks: int | None,
+    progress: Progress = silent,
+) -> Streamed:
+    """What the integers cost in streams of `length` tokens of a text.
+
+    lay_out: a layout with so many sinks. sinks: None for as many as help the float model on these streams.
+    """
+    model, bos = float_model(source), source.tokenizer.bos
+    targets = cut_streams(text_tokens(source, text, tokens), length)
+    layout = lay_out(sinks or 0)
+    tried: tuple[SinksTried, ...] = ()
+    if sinks is None:
+        show = partial(progress, "try sinks")
+        tried = try_sinks(model, layout.graph.context, targets, bos=bos, progress=show)
+        layout = lay_out(best_sinks(tried))
+    return stream(model, layout.graph, targets, bos=bos, tried=tried, progress=partial(progress, "stream"))
+
+
+def text_tokens(source: Source, text: Path, tokens: int) -> list[int]:
+    """The first `tokens` tokens of a text file, cleaned."""
+    return encode(source.tokenizer, clean_text(read_text(text)), bos=False)[:tokens]
+
+
+def measure(
+    source: Source,
+    graph: Graph,
+    text: Path,
+    tokens: int,
+    progress: Progress = silent,
+    floats: Sequence[Floats] | None = None,
+) -> TextQuality:
+    """Perplexity and agreement of the integers against float, on a text; each op's error; and how long greedy runs go
+    together. floats: of evaluate.float_side, if it is there already; the ops' errors are left out then."""
+    model, bos = float_model(source), source.tokenizer.bos
+    ids = text_tokens(source, text, tokens)
+    meter = LayerErrors(graph) if floats is None else None
+    found = evaluate(model, graph, ids, bos=bos, progress=partial(progress, "evaluate"), floats=floats, meter=meter)
+    runs = greedy_agreement(model, graph, GREEDY_TOKENS, bos=bos, progress=partial(progress, "greedy runs"))
+    return TextQuality(found, runs, () if meter is None else meter.errors())
+
+
+def measure_cases(source: Source, graph: Graph, cases: Path, progress: Progress = silent) -> ExactMatch:
+    """Exact answers of float and integers to the cases of a file."""
+    model, found = float_model(source), read_cases(cases)
+    return exact_match(model, graph, source.tokenizer, found, partial(progress, "answer cases"))

@@ -392,8 +392,10 @@ def _layers(model: Model, seen: Calibration, linear: _ToLinear) -> tuple[float, 
         )
     residual = _residual_scale(model, seen)
     positions = np.arange(2 * config.seq_len)
-    angles = [rope_angles(config, positions, i) for i in range(config.n_layers)]
-    return residual, tuple(_quantize_layer(model, i, seen, residual, angles[i], linear) for i in range(config.n_layers))
+    return residual, tuple(
+        _quantize_layer(model, i, seen, residual, rope_angles(config, positions, i), linear)
+        for i in range(config.n_layers)
+    )
 
 
 def folded(model: Model, seen: Calibration) -> dict[str, Folded]:

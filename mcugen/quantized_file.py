@@ -390,7 +390,7 @@ class _Reader:
         return {
             "layer_windows": tuple(self._integer("layer_windows", size, 0, most) for size in found["layer_windows"]),
             "rope_factors": tuple(self._real("rope_factors", factor) for factor in found["rope_factors"]),
-            "local_rope_theta": 0.0 if theta == 0.0.hex() else self._real("local_rope_theta", theta),
+            "local_rope_theta": 0.0 if theta == (0.0).hex() else self._real("local_rope_theta", theta),
         }
 
     def _real(self, name: str, value: object) -> float:

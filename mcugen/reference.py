@@ -12,7 +12,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from mcugen.ir import Config, Model
+from mcugen.ir import Config, Model, Ring
+
+_NO_END = 2**62  # tokens: a window that no sequence reaches the end of
 
 Floats = NDArray[np.float64]
 Tap = Callable[[str, int, Floats], None]
@@ -83,16 +85,24 @@ class FloatDecoder:
     """A KV-cached float decoder over a batch of sequences of equal length.
 
     forward(tokens[B, T]) appends T tokens and returns logits[B, T, vocab] in nats. window: how many of the latest
-    positions a token sees (itself included), None for all. tap(name, layer, values) sees intermediate values.
+    positions a token sees (itself included), None for all; what no token can see any more is forgotten. sinks: how
+    many of them are the first of the sequence instead, where no layer's own window is smaller (StreamingLLM, Xiao et
+    al. 2023): they stand as if they directly preceded the others. tap(name, layer, values) sees intermediate values.
     """
 
-    def __init__(self, model: Model, batch: int = 1, window: int | None = None, tap: Tap | None = None) -> None:
+    def __init__(
+        self, model: Model, batch: int = 1, window: int | None = None, tap: Tap | None = None, sinks: int = 0
+    ) -> None:
         self._weights = {name: w.astype(np.float64) for name, w in model.weights.items()}
         self._config = config = model.config
-        self._window = window
+        context = window or _NO_END
+        slots = [min(context, config.window(layer) or _NO_END) for layer in range(config.n_layers)]
+        self._rings = [Ring(n, sinks if n == context else 0) for n in slots]
         self._tap = tap or (lambda name, layer, values: None)
         shape = (config.n_layers, batch, 0, config.n_kv_heads, config.head_dim)
         self._keys, self._values = list(np.zeros(shape)), list(np.zeros(shape))
+        self._sink_keys = list(np.zeros(shape))  # before RoPE
+        self._cached = [np.zeros(0, np.int64)] * config.n_layers  # their positions
         self._position = 0
 
     def forward(self, tokens: NDArray[np.integer]) -> Floats:
@@ -104,7 +114,7 @@ class FloatDecoder:
         tap("residual", 0, x)
         for layer in range(config.n_layers):
             h = rmsnorm(x, w["rms_att_weight"][layer], config.norm_eps)
-            x = x + self._attention(layer, h, rope_angles(config, positions, layer))
+            x = x + self._attention(layer, h, positions)
             tap("residual", layer, x)
             h = rmsnorm(x, w["rms_ffn_weight"][layer], config.norm_eps)
             x = x + self._feed_forward(layer, h)
@@ -113,7 +123,7 @@ class FloatDecoder:
         tap("final_norm", 0, x)
         return x @ w["wcls"].T * config.logit_scale
 
-    def _attention(self, layer: int, h: Floats, angles: Floats) -> Floats:
+    def _attention(self, layer: int, h: Floats, positions: NDArray[np.int64]) -> Floats:
         config, w, tap = self._config, self._weights, self._tap
         batch, length, _ = h.shape
         tap("att_norm", layer, h)
@@ -128,16 +138,21 @@ class FloatDecoder:
         tap("query", layer, q)
         tap("key", layer, k)
         tap("value", layer, v)
+        angles, ring = rope_angles(config, positions, layer), self._rings[layer]
+        room = ring.sinks - self._sink_keys[layer].shape[1]
+        self._sink_keys[layer] = np.concatenate([self._sink_keys[layer], k[:, :room]], 1)
         q, k = rope(q, angles), rope(k, angles)
-        keys = self._keys[layer] = np.concatenate([self._keys[layer], k], 1)
-        values = self._values[layer] = np.concatenate([self._values[layer], v], 1)
+        keys = np.concatenate([self._keys[layer], k], 1)
+        values = np.concatenate([self._values[layer], v], 1)
+        cached = np.concatenate([self._cached[layer], positions])
+        visible = ring.sees(positions[:, None], cached)
+        stay = ring.sees(positions[-1:] + 1, cached)  # what the next token sees
+        self._keys[layer], self._values[layer], self._cached[layer] = keys[:, stay], values[:, stay], cached[stay]
 
-        newest = np.arange(keys.shape[1] - length, keys.shape[1])[:, None]
-        age = newest - np.arange(keys.shape[1])
-        windows = [size for size in (self._window, config.window(layer)) if size]
-        visible = (age >= 0) & (age < min(windows)) if windows else age >= 0
         grouped = q.reshape(batch, length, config.n_kv_heads, config.group_size, config.head_dim)
         scores = np.einsum("btgrd,bsgd->bgrts", grouped, keys, optimize=True) / np.sqrt(config.head_dim)
+        for sink in range(ring.sinks and self._sink_keys[layer].shape[1]):
+            scores[..., sink] = self._sink_scores(layer, sink, grouped, positions)
         weight = softmax(np.where(visible, np.ascontiguousarray(scores), -np.inf))
         out = np.einsum("bgrts,bsgd->btgrd", weight, values, optimize=True)
         tap("attention", layer, out.reshape(batch, length, config.query_dim))
@@ -145,6 +160,19 @@ class FloatDecoder:
             out = out + w["bv"][layer].reshape(config.n_kv_heads, 1, config.head_dim)
         added = self._linear("wo", layer, out.reshape(batch, length, config.query_dim), "bo")
         return self._post_norm("post_att", layer, added)
+
+    def _sink_scores(self, layer: int, sink: int, grouped: Floats, positions: NDArray[np.int64]) -> Floats:
+        """Scores of one sink: [batch, n_kv_heads, group_size, T]; grouped: queries [batch, T, n_kv_heads, group_size,
+        head_dim].
+
+        Once the window has left the first tokens behind, the first sink stands slots - 1 positions before the token.
+        """
+        config, slots = self._config, self._rings[layer].slots
+        at = np.maximum(positions - (slots - 1), 0) + sink
+        key = np.repeat(self._sink_keys[layer][:, sink : sink + 1], len(positions), 1)
+        turned = rope(key, rope_angles(config, at, layer))
+        scores: Floats = np.einsum("btgrd,btgd->bgrt", grouped, turned) / np.sqrt(config.head_dim)
+        return scores
 
     def _linear(self, name: str, layer: int, h: Floats, bias: str = "") -> Floats:
         y = h @ self._weights[name][layer].T

@@ -258,6 +258,7 @@ def render_c(
     model_files = [f"{prefix}.c", f"{prefix}_weights.c", f"{prefix}_vocabulary.c"]
     sources = (*port_sources, *application, *model_files, *kernel_sources(graph), *RUNTIME, op_done)
     on_host = board.core == "host"
+    counters = _ring_counters(graph, prefix)
     variables = {
         **model_variables(graph, board, tokenizer, suffix, provenance, max_tokens),
         "arena_bytes": plan.arena_bytes,
@@ -266,7 +267,8 @@ def render_c(
         "calls": [call for call, op in zip(calls, graph.ops, strict=True) if not op.last],
         "head_calls": [call for call, op in zip(calls, graph.ops, strict=True) if op.last],
         "rebase": rebase,
-        "rings": _ring_counters(graph, prefix),
+        "rings": counters,
+        "smallest": counters[-1],
         "kernel_headers": kernel_headers(graph),
         "batch": graph.batch,
         "batched": graph.batch > 1,

@@ -76,6 +76,17 @@ def read_model_folder(folder: Path) -> tuple[Model, Tokenizer]:
     return model, tokenizer
 
 
+def default_cases(model: Path | None) -> Path:
+    """Where the default model's own cases are. Raises UsageError for any other model, which has none."""
+    if model is not None:
+        raise UsageError(
+            f"there is nothing to measure {model.name} on",
+            where="eval",
+            hint="add --text FILE for perplexity, or --cases FILE for exact answers",
+        )
+    return models_dir() / DEFAULT_MODEL / "cases.tsv"
+
+
 def read_text(path: Path) -> str:
     """A UTF-8 text file. Raises InputError."""
     try:

@@ -42,11 +42,13 @@ def laid_out(
     tokenizer: Tokenizer | None = None,
     bits: int = 8,
     batch: int = 1,
+    sinks: int = 0,
 ) -> Layout:
-    """A random model of this shape, planned for a ring of `context` slots and `batch` tokens of a prompt at once."""
+    """A random model of this shape, planned for a ring of `context` slots, so many of them sinks, and `batch` tokens of a
+    prompt at once."""
     model = dataclasses.replace(zoo.quantized(config, seed, bits), name="random")
     vocabulary = tokenizer or zoo.random_tokenizer(config.vocab_size)
-    return layouts.lay_out(model, vocabulary, load_board(board), context, batch)
+    return layouts.lay_out(model, vocabulary, load_board(board), context, batch, sinks)
 
 
 def host_library(layout: Layout, project: Project | None = None, *, sanitize: bool = True) -> Firmware:

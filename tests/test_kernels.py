@@ -494,6 +494,17 @@ def test_rope_s8_at_its_largest_sum(sign):
 
 
 @quick
+@given(st.data(), st.integers(1, 8), st.integers(0, 10), st.integers(1, 40))
+def test_keep_s16(data, rows, row, n):
+    """The twin takes several tokens at once, and shows every step."""
+    kept, x = (data.draw(arrays("int16", (count, n), -(2**15), 2**15 - 1)) for count in (rows, 3))
+    steps = kernels.keep_s16(kept, row, x)
+    for i, step in enumerate(steps):
+        (kept,) = run_c("keep_s16", InOut(kept), rows, row + i, x[i], n)
+        equal(kept, step)
+
+
+@quick
 @given(st.data(), ropes(), st.integers(1, 4), POSITIONS)
 def test_rebase_s8(data, rope, rows, delta):
     step, heads = rope

@@ -15,8 +15,8 @@ PACKAGE = Path(mcugen.__file__).resolve().parent
 
 # A module imports only modules of lower ranks, with its own package's submodules alike.
 RANKS = {
-    0: ("", "errors", "resources", "tables", "layouts", "packing.stream", "sheet", "tflm", "microtvm"),
-    1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "emulate.registers", "emulate.gdb", "emulate.instructions",
+    0: ("", "errors", "resources", "tables", "layouts", "packing.stream", "sheet", "statistics", "tflm", "microtvm"),
+    1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "sweep", "emulate.registers", "emulate.gdb", "emulate.instructions",
         "tflm.model", "microtvm.mlf", "workers", "recipes", "rounding"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
     2: ("kernels", "cycles", "sampler", "packing", "families", "tokenizer", "checkpoints", "boards", "ports", "flags", "project",
@@ -24,17 +24,18 @@ RANKS = {
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
     3: ("console", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host",
         "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
-    4: ("render", "quantize", "evaluate", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
+    4: ("render", "quantize", "evaluate", "layer_errors", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
         "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),
-    5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8", "microtvm.tir_linear"),
+    5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8", "cases", "stream", "microtvm.tir_linear"),
     6: ("emulate.cortex_m", "emulate.riscv", "emulate.qemu_machine", "sources", "microtvm.tir"),
     7: ("emulate.machines", "layout", "microtvm.emit_worker"),
     8: ("ladder", "bench", "gemv", "tflm.layout", "microtvm.emitter"),
     9: ("pipeline", "bench_report", "costs", "tflm.rungs", "microtvm.jit", "microtvm.layout"),
-    10: ("tflm.report", "microtvm.rungs"),
-    11: ("tflm.target", "microtvm.target"),
-    12: ("cli",),
-    13: ("__main__",),
+    10: ("tflm.report", "microtvm.rungs", "trials"),
+    11: ("tflm.target", "microtvm.target", "eval_report"),
+    12: ("sweep_plot",),
+    13: ("cli",),
+    14: ("__main__",),
 }  # fmt: skip
 RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
 
@@ -62,6 +63,7 @@ DOORS = {
     "elftools": {"toolchain", "emulate.elf"},
     "flatbuffers": {"tflm.flatbuffer"},
     "intelhex": {"toolchain"},
+    "matplotlib": {"sweep_plot"},
     "safetensors": {"quantized_file"},
     "torch": {"models.home.train"},
 }

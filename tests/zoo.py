@@ -33,6 +33,15 @@ SHAPES = {
     "wide": Config(64, 40, 1, 2, 1, 77, 32, True),  # head_dim 32
 }
 
+# Layers with rings of their own, and both ways in which RoPE can differ between layers. Only the standalone target has
+# them.
+LOCAL = {
+    "local": Config(48, 172, 3, 6, 2, 300, 16, False, layer_windows=(4, 0, 4)),
+    "three rings": Config(24, 33, 3, 3, 3, 50, 16, True, layer_windows=(3, 7, 0), local_rope_theta=100.0),
+    "far": Config(32, 20, 2, 4, 1, 11, 8, True, layer_windows=(0, 2), rope_factors=(1.0, 2.5, 8.0, 8.0)),
+    "all local": Config(8, 12, 2, 2, 1, 30, 8, True, layer_windows=(3, 3)),
+}
+
 NEAREST = {8: W8, 4: W4_NEAREST}  # recipes that round to nearest, by bits
 
 # What close relatives of Llama add, one after the other; "all" is everything at once but a mixture.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import pickle
 import re
 import shutil
@@ -68,7 +69,7 @@ class HostMachine:
             raise _not_observable()
 
     def trace(self, symbol: str, tokens: Sequence[int], regions: Regions, start: int = 0) -> list[bytes]:
-        plain = {op: [(r.address, r.size, r.stride, r.modulo, r.unit, r.kept) for r in rs] for op, rs in regions.items()}
+        plain = {op: [dataclasses.astuple(region) for region in found] for op, found in regions.items()}
         results: list[bytes] | None = self._request(symbol, "trace", symbol, list(tokens), plain, start)
         if results is None:
             raise _not_observable()

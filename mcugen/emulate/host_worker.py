@@ -76,7 +76,7 @@ class _Worker:
         return self._set_observer(self._report if wanted else None)
 
     def trace(
-        self, symbol: str, tokens: list[int], regions: dict[int, list[tuple[int, int, int, int, int, int]]], start: int
+        self, symbol: str, tokens: list[int], regions: dict[int, list[tuple[int, ...]]], start: int
     ) -> list[bytes] | None:
         """regions: op -> (address, size, stride, modulo, unit, kept), see machine.Region."""
         found: list[bytes] = []

@@ -56,10 +56,10 @@ class FirmwareFault(McugenError):
 class Region:
     """Bytes to look at after an op.
 
-    They lie at address + stride * (slot // unit), where the slot is position % modulo and position the token's place in
-    the sequence: a plain buffer keeps the defaults; a KV ring of n tokens has n as the modulo and, as the stride, the
-    size of a `unit` of slots that lie together. The first `kept` tokens keep their slots, and the others take turns in
-    those behind them.
+    They lie at address + stride * (slot // unit), where the slot is position % modulo and position the token's place
+    in the sequence: a plain buffer keeps the defaults; a KV ring of n tokens has n as the modulo and, as the stride,
+    the size of a `unit` of slots that lie together. The first `kept` tokens keep their slots, and the others take
+    turns in those behind them.
     """
 
     address: int

@@ -1,6 +1,9 @@
 """Measure a model: the share of utterances whose action it answers exactly.
 
 python -m mcugen.models.home.evaluate [FOLDER] [--integers [--fc builtin]]
+
+What it is measured on goes into files for `mcugen eval --cases` with --write-cases FOLDER; cases.tsv beside this file
+is its hand-written.tsv.
 """
 
 from __future__ import annotations
@@ -13,18 +16,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from mcugen.cases import float_answers
 from mcugen.fc8 import to_fc8
-from mcugen.generate import generate
+from mcugen.generate import generate, prompt_tokens
 from mcugen.ir import Model, Tokenizer
 from mcugen.lower import lower
 from mcugen.quantize import quantize, self_calibration
-from mcugen.reference import FloatDecoder
 from mcugen.sampler import make_sampler
 from mcugen.sources import read_model_folder
-from mcugen.tokenizer import decode, encode
+from mcugen.tokenizer import decode
 
 from .grammar import stream
 from .phrases import DEVELOPMENT, TEST
@@ -85,26 +85,11 @@ def float_generate(model: Model, tokenizer: Tokenizer) -> Generate:
     """Return the float model as a function from utterances to actions: greedy, in batches of equal length."""
 
     def answers_to(texts: Sequence[str]) -> list[str]:
-        prompts = [encode(tokenizer, text + tokenizer.prompt_suffix) for text in texts]
-        answers = [""] * len(prompts)
-        for length in sorted({len(prompt) for prompt in prompts}):
-            chosen = [i for i, prompt in enumerate(prompts) if len(prompt) == length]
-            batch = _answer(model, tokenizer, np.array([prompts[i] for i in chosen]))
-            for i, answer in zip(chosen, batch, strict=True):
-                answers[i] = answer
-        return answers
+        prompts = [prompt_tokens(tokenizer, text) for text in texts]
+        answers = float_answers(model, tokenizer, prompts, ANSWER_LIMIT)
+        return [_text(tokenizer, answer) for answer in answers]
 
     return answers_to
-
-
-def _answer(model: Model, tokenizer: Tokenizer, prompts: NDArray[np.int64]) -> list[str]:
-    """Continue prompts[B, T] until each has ended."""
-    decoder = FloatDecoder(model, batch=len(prompts))
-    tokens, answers = prompts, np.empty((len(prompts), 0), np.int64)
-    while answers.shape[1] < ANSWER_LIMIT and not (answers == tokenizer.eos).any(axis=1).all():
-        tokens = decoder.forward(tokens)[:, -1:].argmax(-1)
-        answers = np.concatenate([answers, tokens], axis=1)
-    return [_text(tokenizer, answer.tolist()) for answer in answers]
 
 
 def integer_generate(model: Model, tokenizer: Tokenizer, fc: str = "custom") -> Generate:
@@ -125,8 +110,6 @@ def integer_generate(model: Model, tokenizer: Tokenizer, fc: str = "custom") -> 
 
 
 def _text(tokenizer: Tokenizer, answer: list[int]) -> str:
-    if tokenizer.eos in answer:
-        answer = answer[: answer.index(tokenizer.eos)]
     return decode(tokenizer, answer).decode(errors="replace")
 
 
@@ -141,13 +124,23 @@ def report(scores: Mapping[str, Score]) -> str:
     return "\n".join(lines)
 
 
+def cases_text(pairs: Pairs) -> str:
+    """Utterances and actions as mcugen.cases reads them."""
+    return "".join(f"{text}\t{action}\n" for text, action in pairs)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the default model.")
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--size", type=int, default=1500, help="utterances drawn per suite")
     parser.add_argument("--integers", action="store_true", help="measure what the firmware computes")
     parser.add_argument("--fc", choices=["custom", "builtin"], default="custom", help="of the integers' matrices")
+    parser.add_argument("--write-cases", type=Path, metavar="FOLDER", help="write all suites there, measure nothing")
     arguments = parser.parse_args()
+    if arguments.write_cases is not None:
+        for name, pairs in suites(arguments.size).items():
+            (arguments.write_cases / f"{name}.tsv").write_text(cases_text(pairs), encoding="utf-8")
+        return
     answers = partial(integer_generate, fc=arguments.fc) if arguments.integers else float_generate
     print(report(evaluate_all(answers(*load(arguments.folder)), arguments.size)))
 
