@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mcugen.errors import InputError
 from mcugen.ir import CONFIG_LIMITS, Config, Model
+from mcugen.weights import check_finite
 
 MAGIC = 0x616B3432  # "ak42"
 LEGACY_HEADER_BYTES = 28
@@ -208,7 +209,7 @@ def _read_weights(content: bytes, header: _Header, where: str) -> dict[str, NDAr
             tensor = _dequantize(stored, shape, header.group_size)
         else:
             tensor = np.frombuffer(stored, "<f4").astype(np.float32, copy=False).reshape(shape)
-        _check_finite(tensor, name, where)
+        check_finite(tensor, name, where)
         tensor.setflags(write=False)
         weights[name] = tensor
     if header.config.shared_classifier:
@@ -222,23 +223,9 @@ def _dequantize(stored: memoryview, shape: Shape, group_size: int) -> NDArray[np
     matrices = np.frombuffer(stored, np.uint8).reshape(-1, numbers + 4 * (numbers // group_size))
     codes = matrices[:, :numbers].copy().view(np.int8).reshape(-1, group_size)
     scales = matrices[:, numbers:].copy().view("<f4").reshape(-1, 1)
-    with np.errstate(over="ignore", invalid="ignore"):  # _check_finite names the weight
+    with np.errstate(over="ignore", invalid="ignore"):  # check_finite names the weight
         tensor: NDArray[np.float32] = codes.astype(np.float32) * scales.astype(np.float32)
     return tensor.reshape(shape)
-
-
-def _check_finite(tensor: NDArray[np.float32], name: str, where: str) -> None:
-    """Refuse NaN and infinities, by name and index."""
-    finite = np.isfinite(tensor)
-    if finite.all():
-        return
-    index = np.unravel_index(int(np.argmin(finite)), tensor.shape)
-    place = ", ".join(str(int(i)) for i in index)
-    raise InputError(
-        f"the weight {name}[{place}] is {tensor[index]}; {int((~finite).sum()):,} of {tensor.size:,} are not finite",
-        where=where,
-        hint="the training diverged or the file is damaged: export the model again",
-    )
 
 
 # ---------------------------------------------------------------- write
