@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -232,10 +232,14 @@ def _dequantize(stored: memoryview, shape: Shape, group_size: int) -> NDArray[np
 
 
 def write_checkpoint(model: Model, version: Version = 1) -> bytes:
-    """Return the model as a llama2.c checkpoint; version 2 rounds the matrices to int8 in groups."""
+    """Return the model as a llama2.c checkpoint; version 2 rounds the matrices to int8 in groups.
+
+    Raises InputError where the model computes something that the format has no place for.
+    """
     if version not in (0, 1, 2):
         raise ValueError(f"llama2.c has no checkpoint version {version}")
     config = model.config
+    _check_storable(model)
     group_size = DEFAULT_GROUP_SIZE
     while config.dim % group_size:
         group_size //= 2
@@ -254,6 +258,20 @@ def write_checkpoint(model: Model, version: Version = 1) -> bytes:
         tensor = tensors[name].reshape(shape)
         parts.append(_quantize(tensor, group_size) if _is_quantized(header, name) else tensor.astype("<f4").tobytes())
     return b"".join(parts)
+
+
+def _check_storable(model: Model) -> None:
+    """Refuse a Config that would be read back as another one: only sizes and the classifier have a place."""
+    sizes = {name: getattr(model.config, name) for name in CONFIG_LIMITS}
+    plain = Config(**sizes, shared_classifier=model.config.shared_classifier)
+    for part in fields(Config):
+        value = getattr(model.config, part.name)
+        if value != getattr(plain, part.name):
+            raise InputError(
+                f"llama2.c's format has no place for {part.name} = {value}",
+                where=f"model {model.name}",
+                hint="mcugen quantize writes a file that has",
+            )
 
 
 def _quantize(tensor: NDArray[np.float32], group_size: int) -> bytes:

@@ -283,7 +283,8 @@ class _Header:
     def _value(self, kind: int, name: str) -> object:
         """A setting's value. Arrays of numbers stay numpy arrays, those of strings become lists of bytes."""
         if kind in _SCALARS:
-            return self._number(_SCALARS[kind], name)
+            value = self._number(_SCALARS[kind], name)
+            return float(str(np.float32(value))) if _SCALARS[kind] == "f" else value  # 1e-5 as it was written
         if kind == _STRING:
             return self._string(name).decode(errors="replace")
         if kind != _ARRAY:

@@ -147,7 +147,7 @@ def read_huggingface(folder: Path, max_vocab: int = CONFIG_LIMITS["vocab_size"])
         shard = _read(folder / name, where)
         digest.update(hashlib.sha256(shard).digest())
         found = _safetensors(shard, f"{where}, {name}")
-        _check_shard(found, tensors, promised, name, where)
+        _check_shard(found, promised, name, where)
         tensors |= found
     table = tensors.get("model.embed_tokens.weight")
     settings = json_object(content, f"{where}, {CONFIG}")
@@ -284,10 +284,10 @@ def _weight_files(folder: Path, where: str) -> tuple[bytes, dict[str, set[str] |
         raise InputError(f"weight_map is {shown(places)}", where=spot, hint="it must name the file of each tensor")
     files: dict[str, set[str] | None] = {}
     for tensor, file in sorted(places.items()):
-        plain = isinstance(file, str) and file.endswith(".safetensors") and not set(file) & set("/\\:\0")
-        if not plain:
+        plain = isinstance(file, str) and file.isascii() and file.isprintable() and not set(file) & set("/\\:")
+        if not plain or not file.endswith(".safetensors"):
             raise InputError(
-                f"the tensor {tensor} is in {shown(file)}",
+                f"the tensor {shown(tensor)} is in {shown(file)}",
                 where=spot,
                 hint="it must be the name of a .safetensors file in the same folder",
             )
@@ -314,17 +314,14 @@ def _fail_without_weights(folder: Path, where: str) -> NoReturn:
     )
 
 
-def _check_shard(
-    found: Mapping[str, _Tensor], before: Mapping[str, _Tensor], promised: set[str] | None, name: str, where: str
-) -> None:
-    """Refuse a file that has other tensors than the index says, or one that an earlier file has."""
+def _check_shard(found: Mapping[str, _Tensor], promised: set[str] | None, name: str, where: str) -> None:
+    """Refuse a file that has other tensors than the index says."""
     if promised is None:
         return
     for tensor in sorted(promised - set(found)):
-        raise InputError(f"{INDEX} says that {tensor} is in {name}: it is not", where=where, hint=_DAMAGED)
+        raise InputError(f"{INDEX} says that {shown(tensor)} is in {name}: it is not", where=where, hint=_DAMAGED)
     for tensor in sorted(set(found) - promised):
-        twice = ", and an earlier file has it" if tensor in before else ""
-        raise InputError(f"{name} has {tensor}, of which {INDEX} says nothing{twice}", where=where, hint=_DAMAGED)
+        raise InputError(f"{name} has {tensor}, and {INDEX} does not say so", where=where, hint=_DAMAGED)
 
 
 def _same(head: _Tensor | None, table: _Tensor | None) -> bool:
@@ -391,8 +388,10 @@ def _family(settings: Mapping[str, Any], where: str) -> _Family:
 
 def _head_size(fields: Fields, n_heads: int) -> int:
     """Config.head_size: 0 where heads share the model's width evenly."""
+    if "head_dim" not in fields:
+        return 0
     dim = fields.integer("hidden_size", 1, CONFIG_LIMITS["dim"])
-    size = fields.integer("head_dim", 1, CONFIG_LIMITS["dim"], dim // n_heads)
+    size = fields.integer("head_dim", 1, CONFIG_LIMITS["dim"])
     return 0 if size * n_heads == dim else size
 
 

@@ -173,3 +173,101 @@ def write_folder(folder: Path, settings: dict[str, Any], seed: int = 0, dtype: s
     found = {name: stored(tensor, dtype) for name, tensor in tensors(settings, seed).items()}
     (folder / "model.safetensors").write_bytes(safetensors(found))
     return folder
+
+
+# ---------------------------------------------------------------- GGUF
+
+
+def gguf_tensors(settings: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
+    """The same weights as llama.cpp's convert_hf_to_gguf.py names and stores them."""
+    kind = settings["model_type"]
+    heads, kv_heads = settings["num_attention_heads"], settings["num_key_value_heads"]
+    names = {
+        "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output",
+        "input_layernorm": "attn_norm", "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v", "self_attn.o_proj": "attn_output", "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down", "block_sparse_moe.gate": "ffn_gate_inp", "post_attention_layernorm": "ffn_norm",
+    }  # fmt: skip
+    if kind == "gemma3_text":
+        names["post_attention_layernorm"] = "post_attention_norm"
+        names |= {"pre_feedforward_layernorm": "ffn_norm", "post_feedforward_layernorm": "post_ffw_norm"}
+    found: dict[str, np.ndarray] = {}
+    experts: dict[str, list[np.ndarray]] = {}
+    for name, tensor in sorted(tensors(settings, seed).items()):
+        stem, part = name.rsplit(".", 1)
+        prefix = ""
+        if stem.startswith("model.layers."):
+            _, _, layer, stem = stem.split(".", 3)
+            prefix = f"blk.{layer}."
+        if ".experts." in stem:
+            title = {"w1": "ffn_gate_exps", "w2": "ffn_down_exps", "w3": "ffn_up_exps"}[stem[-2:]]
+            experts.setdefault(f"{prefix}{title}.weight", []).append(tensor)
+            continue
+        if kind in ("llama", "mistral", "mixtral", "granite") and stem.endswith(("q_proj", "k_proj")):
+            count = heads if stem.endswith("q_proj") else kv_heads or heads
+            tensor = tensor.reshape(count, 2, -1, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+        if kind.startswith("gemma") and stem.endswith("norm"):
+            tensor = tensor + 1
+        found[f"{prefix}{names[stem]}.{part}"] = tensor
+    return found | {name: np.stack(parts) for name, parts in experts.items()}
+
+
+def gguf_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The header that convert_hf_to_gguf.py writes for a config.json, without the vocabulary."""
+    arch = {"mistral": "llama", "mixtral": "llama", "gemma3_text": "gemma3"}.get(
+        settings["model_type"], settings["model_type"]
+    )
+    heads = settings["num_attention_heads"]
+    head = settings.get("head_dim") or settings["hidden_size"] // heads
+    found = {
+        "block_count": settings["num_hidden_layers"], "context_length": settings["max_position_embeddings"],
+        "embedding_length": settings["hidden_size"], "feed_forward_length": settings["intermediate_size"],
+        "attention.head_count": heads, "attention.head_count_kv": settings["num_key_value_heads"] or heads,
+        "attention.layer_norm_rms_epsilon": settings["rms_norm_eps"], "attention.key_length": head,
+        "attention.value_length": head, "rope.dimension_count": head, "vocab_size": settings["vocab_size"],
+    }  # fmt: skip
+    if "rope_theta" in settings:
+        found["rope.freq_base"] = float(settings["rope_theta"])
+    if settings.get("rope_scaling", {}).get("factor") and "low_freq_factor" not in settings["rope_scaling"]:
+        found |= {"rope.scaling.type": "linear", "rope.scaling.factor": settings["rope_scaling"]["factor"]}
+    if "num_local_experts" in settings:
+        found |= {"expert_count": settings["num_local_experts"], "expert_used_count": settings["num_experts_per_tok"]}
+    if arch == "gemma3":
+        found["attention.sliding_window"] = settings["sliding_window"]
+        found["attention.sliding_window_pattern"] = settings.get("sliding_window_pattern", 6)
+        found["rope.freq_base_swa"] = settings["rope_local_base_freq"]
+    if arch == "granite":
+        found |= {
+            "embedding_scale": settings["embedding_multiplier"], "logit_scale": settings["logits_scaling"],
+            "residual_scale": settings["residual_multiplier"], "attention.scale": settings["attention_multiplier"],
+        }  # fmt: skip
+    return {"general.architecture": arch, "general.name": "x"} | {
+        f"{arch}.{name}": value for name, value in found.items()
+    }
+
+
+def write_gguf(
+    path: Path,
+    settings: dict[str, Any],
+    stored: dict[str, tuple[np.ndarray, Any]],
+    arrays: dict[str, Any] | None = None,
+) -> Path:
+    """A file by the gguf package's writer. stored: values and, of a quantised tensor, its type; arrays: settings."""
+    import gguf
+
+    writer = gguf.GGUFWriter(path, settings["general.architecture"])
+    for name, value in settings.items():
+        if name == "general.architecture":
+            continue
+        add = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add[type(value)](name, value)
+    for name, values in (arrays or {}).items():
+        writer.add_array(name, values)
+    for name, (values, kind) in stored.items():
+        writer.add_tensor(name, values, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path

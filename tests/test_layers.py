@@ -40,7 +40,18 @@ RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
 
 # What turns a value of ir.py into the next one. reference and simulate, the two interpreters of a model, are not
 # among them: whoever measures or compares runs them.
-PASSES = {"checkpoints", "huggingface", "gguf_file", "quantize", "lower", "plan", "render", "toolchain", "verify", "evaluate"}
+PASSES = {
+    "checkpoints",
+    "huggingface",
+    "gguf_file",
+    "quantize",
+    "lower",
+    "plan",
+    "render",
+    "toolchain",
+    "verify",
+    "evaluate",
+}
 
 DOORS = {
     "click": {"cli"},
