@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mcugen.errors import InputError
 from mcugen.ir import CONFIG_LIMITS, Config, Model
+from mcugen.weights import check_finite
 
 MAGIC = 0x616B3432  # "ak42"
 LEGACY_HEADER_BYTES = 28
@@ -208,7 +209,7 @@ def _read_weights(content: bytes, header: _Header, where: str) -> dict[str, NDAr
             tensor = _dequantize(stored, shape, header.group_size)
         else:
             tensor = np.frombuffer(stored, "<f4").astype(np.float32, copy=False).reshape(shape)
-        _check_finite(tensor, name, where)
+        check_finite(tensor, name, where)
         tensor.setflags(write=False)
         weights[name] = tensor
     if header.config.shared_classifier:
@@ -222,33 +223,23 @@ def _dequantize(stored: memoryview, shape: Shape, group_size: int) -> NDArray[np
     matrices = np.frombuffer(stored, np.uint8).reshape(-1, numbers + 4 * (numbers // group_size))
     codes = matrices[:, :numbers].copy().view(np.int8).reshape(-1, group_size)
     scales = matrices[:, numbers:].copy().view("<f4").reshape(-1, 1)
-    with np.errstate(over="ignore", invalid="ignore"):  # _check_finite names the weight
+    with np.errstate(over="ignore", invalid="ignore"):  # check_finite names the weight
         tensor: NDArray[np.float32] = codes.astype(np.float32) * scales.astype(np.float32)
     return tensor.reshape(shape)
-
-
-def _check_finite(tensor: NDArray[np.float32], name: str, where: str) -> None:
-    """Refuse NaN and infinities, by name and index."""
-    finite = np.isfinite(tensor)
-    if finite.all():
-        return
-    index = np.unravel_index(int(np.argmin(finite)), tensor.shape)
-    place = ", ".join(str(int(i)) for i in index)
-    raise InputError(
-        f"the weight {name}[{place}] is {tensor[index]}; {int((~finite).sum()):,} of {tensor.size:,} are not finite",
-        where=where,
-        hint="the training diverged or the file is damaged: export the model again",
-    )
 
 
 # ---------------------------------------------------------------- write
 
 
 def write_checkpoint(model: Model, version: Version = 1) -> bytes:
-    """Return the model as a llama2.c checkpoint; version 2 rounds the matrices to int8 in groups."""
+    """Return the model as a llama2.c checkpoint; version 2 rounds the matrices to int8 in groups.
+
+    Raises InputError where the model computes something that the format has no place for.
+    """
     if version not in (0, 1, 2):
         raise ValueError(f"llama2.c has no checkpoint version {version}")
     config = model.config
+    _check_storable(model)
     group_size = DEFAULT_GROUP_SIZE
     while config.dim % group_size:
         group_size //= 2
@@ -267,6 +258,20 @@ def write_checkpoint(model: Model, version: Version = 1) -> bytes:
         tensor = tensors[name].reshape(shape)
         parts.append(_quantize(tensor, group_size) if _is_quantized(header, name) else tensor.astype("<f4").tobytes())
     return b"".join(parts)
+
+
+def _check_storable(model: Model) -> None:
+    """Refuse a Config that would be read back as another one: only sizes and the classifier have a place."""
+    sizes = {name: getattr(model.config, name) for name in CONFIG_LIMITS}
+    plain = Config(**sizes, shared_classifier=model.config.shared_classifier)
+    for part in fields(Config):
+        value = getattr(model.config, part.name)
+        if value != getattr(plain, part.name):
+            raise InputError(
+                f"llama2.c's format has no place for {part.name} = {value}",
+                where=f"model {model.name}",
+                hint="mcugen quantize writes a file that has",
+            )
 
 
 def _quantize(tensor: NDArray[np.float32], group_size: int) -> bytes:

@@ -49,12 +49,12 @@ class Calibration:
         return max(float(np.abs(self.values[name, layer]).max()), 1e-6)
 
 
-def self_calibration(model: Model, seed: int = 0, eos: int = 2) -> Calibration:
+def self_calibration(model: Model, seed: int = 0, eos: int = 2, bos: int = 1) -> Calibration:
     """Calibrate on the model's own samples (no data needed; as good as real text from 12 sequences on)."""
     length = min(CALIBRATION_LENGTH, model.config.seq_len)
     sequences: list[NDArray[np.int64]] = []
     for batch in range(16):
-        sequences += sample_sequences(model, count=16, length=length, seed=seed + batch, eos=eos)
+        sequences += sample_sequences(model, count=16, length=length, seed=seed + batch, bos=bos, eos=eos)
         if sum(map(len, sequences)) >= CALIBRATION_TOKENS:
             break
     return calibrate(model, sequences, f"own samples, seed {seed}")

@@ -310,7 +310,10 @@ class _Reader:
     def _parse(self, text: str | None) -> dict[str, Any]:
         """The JSON of the metadata, its format, version and the names of its entries checked."""
         if text is None:
-            self._fail("the safetensors file has no mcugen entry in its metadata", "mcugen quantize writes one")
+            self._fail(
+                "the safetensors file has no mcugen entry in its metadata",
+                "name the folder of a Hugging Face model, or a file that mcugen quantize wrote",
+            )
         try:
             header = json.loads(text)
         except (ValueError, RecursionError):

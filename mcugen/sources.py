@@ -15,6 +15,9 @@ from mcugen.cache import Cache, default_cache_dir
 from mcugen.checkpoints import read_checkpoint
 from mcugen.errors import InputError, UsageError
 from mcugen.fc8 import is_fc8, to_fc8
+from mcugen.gguf_file import MAGIC as GGUF_MAGIC
+from mcugen.gguf_file import gguf_tokenizer, read_gguf
+from mcugen.huggingface import read_huggingface, special_ids, tokenizer_content
 from mcugen.ir import Model, QuantizedModel, Tokenizer
 from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
@@ -42,21 +45,89 @@ class Source:
 
 
 def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
-    """Read a checkpoint (.bin) with its tokenizer, a quantised model (.safetensors), or the default model (None)."""
+    """Read a model with its vocabulary, or the default model (None); what it is shows in its content.
+
+    A Hugging Face folder and a GGUF file have a vocabulary of their own, which tokenizer_path replaces; a llama2.c
+    checkpoint has none. A .safetensors file is a quantised model of ours.
+    """
     if path is None:
         model, tokenizer = read_model_folder(models_dir() / DEFAULT_MODEL)
         return Source(model.name, model, None, tokenizer)
-    if path.suffix == ".safetensors":
+    if path.is_dir():
+        model = read_huggingface(path)
+        vocabulary = _huggingface_tokenizer(path, model.config.vocab_size) if tokenizer_path is None else None
+    elif (start := _start(path)).startswith(GGUF_MAGIC):
+        model = read_gguf(path)
+        vocabulary = gguf_tokenizer(path) if tokenizer_path is None else None
+    elif path.suffix == ".safetensors" or _is_safetensors(start):
         quantized, vocabulary = load_quantized(path)
         if tokenizer_path is not None:
-            vocabulary = read_tokenizer(tokenizer_path, quantized.config.vocab_size)
+            vocabulary = _tokenizer_file(tokenizer_path, quantized.config.vocab_size)
         if vocabulary is None:
             raise _no_tokenizer(path)
         return Source(quantized.name, None, quantized, vocabulary)
-    model = read_checkpoint(path)
-    if tokenizer_path is None:
+    else:
+        if start.startswith(_PICKLES):
+            raise InputError(
+                "the file is a pickle, which is never read: it could run any code",
+                where=f"checkpoint {path}",
+                hint="save the model as safetensors, where you trust it, and name its folder",
+            )
+        model, vocabulary = read_checkpoint(path), None
+    if tokenizer_path is not None:
+        vocabulary = _tokenizer_file(tokenizer_path, model.config.vocab_size)
+    if vocabulary is None:
         raise _no_tokenizer(path)
-    return Source(model.name, model, None, read_tokenizer(tokenizer_path, model.config.vocab_size))
+    return Source(model.name, model, None, vocabulary)
+
+
+_PICKLES = (b"PK\x03\x04", b"\x80\x02\x8a")  # what torch.save writes since 1.6, and what it wrote before
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of a file; none where it cannot be read, which its reader then says."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)
+    except OSError:
+        return b""
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """A header's length, and the header's first byte; a llama2.c checkpoint would have a hidden_dim of 0 there."""
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") <= _MAX_SAFETENSORS_HEADER
+
+
+_MAX_SAFETENSORS_HEADER = 100_000_000  # the library's own limit
+
+
+def _tokenizer_file(path: Path, vocab_size: int) -> Tokenizer:
+    """The vocabulary that --tokenizer names: a tokenizer.json or llama2.c's tokenizer.bin."""
+    if path.suffix == ".json":
+        from mcugen.tokenizer_json import read_tokenizer_json
+
+        where = f"tokenizer {path}"
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"cannot read the tokenizer: {error.strerror}",
+                where=where,
+                hint="give the path of the tokenizer that belongs to the model",
+            ) from error
+        return read_tokenizer_json(content, where, vocab_size=vocab_size)
+    return read_tokenizer(path, vocab_size)
+
+
+def _huggingface_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
+    """A folder's vocabulary, with bos and eos as config.json has them."""
+    from mcugen.tokenizer_json import read_tokenizer_json
+
+    content, where = tokenizer_content(folder)
+    tokenizer = read_tokenizer_json(content, where, vocab_size=vocab_size)
+    bos, eos = special_ids(folder, vocab_size)
+    eos = tokenizer.eos if eos is None else eos
+    return replace(tokenizer, bos=eos if bos is None else bos, eos=eos)  # without a bos, texts open as they end
 
 
 def _no_tokenizer(path: Path) -> UsageError:
@@ -139,7 +210,7 @@ def _own_integers(source: Source, calibrate: Path | None, progress: Progress, bi
             return replace(load_quantized(kept)[0], name=source.name)
     progress("calibrate", 0, 2)
     if text is None:
-        seen = self_calibration(source.model, eos=source.tokenizer.eos)
+        seen = self_calibration(source.model, eos=source.tokenizer.eos, bos=source.tokenizer.bos)
     else:
         tokens = np.array(encode(source.tokenizer, text, bos=False))
         seen = text_calibration(source.model, tokens, bos=source.tokenizer.bos)
@@ -181,5 +252,5 @@ def _quantized_key(source: Source, text: str | None, bits: int) -> str:
     assert source.model is not None
     t = source.tokenizer
     encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase)
-    calibration = repr(t.eos if text is None else (text, encoding)).encode()
+    calibration = repr((t.bos, t.eos) if text is None else (text, encoding)).encode()
     return _hash([source.model.sha256.encode(), *_code(), calibration, bytes([bits])])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,22 @@ def test_unknown_version_is_not_written():
         write_checkpoint(make_model(TINY), 3)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"rope_theta": 5e5}, {"norm_eps": 1e-6}, {"qk_norm": True}, {"head_size": 8}, {"layer_windows": (4,)}],
+)
+def test_what_the_format_has_no_place_for_is_not_written(change):
+    model = dataclasses.replace(make_model(TINY), config=dataclasses.replace(TINY, **change))
+    ((name, value),) = change.items()
+    for version in (0, 1, 2):
+        with pytest.raises(InputError) as caught:
+            write_checkpoint(model, version)
+        assert str(caught.value) == (
+            f"llama2.c's format has no place for {name} = {value}\n"
+            "  where: model model\n  try:   mcugen quantize writes a file that has"
+        )
+
+
 # ---------------------------------------------------------------- errors
 
 V0 = write_checkpoint(make_model(TINY), 0)
@@ -323,11 +340,26 @@ def test_any_weight_is_read_or_refused(tmp_path_factory, content, at, value):
     check_read_or_refused(written(tmp_path_factory.getbasetemp(), damaged[: len(content)]))
 
 
+@given(st.sampled_from([V0, V1, V2]), st.tuples(*[st.integers(0, 582)] * 3), st.integers(0, 600))
+def test_any_splice_is_read_or_refused(tmp_path_factory, content, splice, size):
+    """A stretch copied over another, then the end cut off."""
+    start, end, at = splice
+    damaged = bytearray(content)
+    damaged[at : at + end - start] = content[start:end]
+    check_read_or_refused(written(tmp_path_factory.getbasetemp(), bytes(damaged[:size])))
+
+
 def check_read_or_refused(path: Path) -> None:
+    """Only InputError comes out, and a file of a few hundred bytes never takes much memory."""
+    tracemalloc.start()
     try:
         model = read_checkpoint(path)
     except InputError:
         return
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**20
     config = model.config
     assert config.dim == config.n_heads * config.head_dim
     assert config.n_heads == config.n_kv_heads * config.group_size

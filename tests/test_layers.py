@@ -19,10 +19,10 @@ RANKS = {
     1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "sweep", "emulate.registers", "emulate.gdb", "emulate.instructions",
         "tflm.model", "microtvm.mlf", "workers", "recipes", "rounding"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
-    2: ("kernels", "cycles", "sampler", "packing", "families", "tokenizer", "checkpoints", "boards", "ports", "flags", "project",
+    2: ("kernels", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "boards", "ports", "flags", "project",
         "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
-    3: ("console", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host",
+    3: ("console", "checkpoints", "huggingface", "gguf_file", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host",
         "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
     4: ("render", "quantize", "evaluate", "layer_errors", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
         "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),
@@ -41,7 +41,18 @@ RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
 
 # What turns a value of ir.py into the next one. reference and simulate, the two interpreters of a model, are not
 # among them: whoever measures or compares runs them.
-PASSES = {"checkpoints", "quantize", "lower", "plan", "render", "toolchain", "verify", "evaluate"}
+PASSES = {
+    "checkpoints",
+    "huggingface",
+    "gguf_file",
+    "quantize",
+    "lower",
+    "plan",
+    "render",
+    "toolchain",
+    "verify",
+    "evaluate",
+}
 
 DOORS = {
     "click": {"cli"},
@@ -63,8 +74,9 @@ DOORS = {
     "elftools": {"toolchain", "emulate.elf"},
     "flatbuffers": {"tflm.flatbuffer"},
     "intelhex": {"toolchain"},
+    "gguf": {"gguf_file"},
     "matplotlib": {"sweep_plot"},
-    "safetensors": {"quantized_file"},
+    "safetensors": {"quantized_file", "huggingface"},
     "torch": {"models.home.train"},
 }
 ANYWHERE = {"numpy", *sys.stdlib_module_names} - set(DOORS)

@@ -249,7 +249,10 @@ def test_no_safetensors_file() -> None:
 def test_a_safetensors_file_of_something_else() -> None:
     what = "the safetensors file has no mcugen entry in its metadata"
     for metadata in ({}, {"format": "pt"}):
-        assert refusal(packed(stored(FULL), metadata)) == (what, "mcugen quantize writes one")
+        assert refusal(packed(stored(FULL), metadata)) == (
+            what,
+            "name the folder of a Hugging Face model, or a file that mcugen quantize wrote",
+        )
     assert refusal(struct.pack("<Q", 22) + b'{"__metadata__": null}')[0] == what
     again = "quantize the model again"
     for text in ("{", "", "[" * 100_000):

@@ -13,7 +13,7 @@ def missing(reason: str) -> NoReturn:
     """Skip for want of a tool, or fail where all tools are required (MCUGEN_REQUIRE_TOOLS=1)."""
     if os.environ.get("MCUGEN_REQUIRE_TOOLS") == "1":
         pytest.fail(reason)
-    pytest.skip(reason)
+    pytest.skip(reason, allow_module_level=True)
 
 
 def require_program(name: str) -> str:
