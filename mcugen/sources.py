@@ -251,6 +251,8 @@ def _quantized_key(source: Source, text: str | None, bits: int) -> str:
     """Hash of all that quantisation depends on: weights, text, tokenizer, bits, numpy, and all of mcugen's code."""
     assert source.model is not None
     t = source.tokenizer
-    encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase)
+    merges, symbols = ((() if a is None else a.tolist()) for a in (t.merges, t.symbols))
+    pairs = (merges, symbols, t.byte_level, t.split, t.prefix, t.whole_words, t.fuse_unk)
+    encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase, pairs)
     calibration = repr((t.bos, t.eos) if text is None else (text, encoding)).encode()
     return _hash([source.model.sha256.encode(), *_code(), calibration, bytes([bits])])
