@@ -1,4 +1,4 @@
-"""What the user named -> integers and a vocabulary: files, the default model, and the cache of quantised models."""
+"""What the user named -> integers and a vocabulary: files, bundled models, and the cache of quantised models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mcugen.fc8 import is_fc8, to_fc8
 from mcugen.ir import Model, QuantizedModel, Tokenizer
 from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
-from mcugen.resources import models_dir
+from mcugen.resources import bundled_models, models_dir
 from mcugen.tokenizer import encode, read_tokenizer
 
 DEFAULT_MODEL = "home"
@@ -41,10 +41,19 @@ class Source:
 
 
 def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
-    """Read a checkpoint (.bin) with its tokenizer, a quantised model (.safetensors), or the default model (None)."""
-    if path is None:
-        model, tokenizer = read_model_folder(models_dir() / DEFAULT_MODEL)
+    """Read a checkpoint (.bin) with its tokenizer, a quantised model (.safetensors), or a bundled model by its name
+    (None: the default one), which goes before a file of that name."""
+    name = DEFAULT_MODEL if path is None else str(path)
+    if name in bundled_models():
+        model, tokenizer = read_model_folder(models_dir() / name)
         return Source(model.name, model, None, tokenizer)
+    assert path is not None
+    if path.name == name and not path.suffix and not path.exists():
+        raise UsageError(
+            f"there is no model '{name}'; mcugen knows {', '.join(bundled_models())}",
+            where="MODEL",
+            hint="one of those, or the path of a checkpoint (.bin, with --tokenizer)",
+        )
     if path.suffix == ".safetensors":
         quantized, vocabulary = load_quantized(path)
         if tokenizer_path is not None:
