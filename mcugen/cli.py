@@ -34,6 +34,7 @@ from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
 from mcugen.project import write_file
 from mcugen.quantized_file import save_quantized
+from mcugen.resources import bundled_models
 from mcugen.sampler import make_sampler
 from mcugen.sheet import Sheet
 from mcugen.sources import Source, open_source, quantize_source
@@ -150,8 +151,8 @@ _sinks = click.option(
 _toolchain = click.option("--toolchain", default="auto", show_default=True, help="The C compiler: auto, zig or gcc.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _EPILOG = (
-    "MODEL is a llama2.c checkpoint (.bin, with --tokenizer) or a quantised model (.safetensors). "
-    "Without MODEL, it is the model that ships with mcugen."
+    f"MODEL is a model that ships with mcugen ({', '.join(bundled_models())}; {sources.DEFAULT_MODEL} where none is "
+    "named), a llama2.c checkpoint (.bin, with --tokenizer) or a quantised model (.safetensors)."
 )
 
 
@@ -192,8 +193,9 @@ _laid_out = _options(_model, _tokenizer, _calibrate, _weights, _board, _context,
 def mcugen() -> None:
     """Tiny transformers on microcontrollers: integers only, proved bit for bit.
 
-    Without further words, commands take the model that ships with mcugen, which turns plain English into the actions
-    of a small house, and a NUCLEO-F446RE: try mcugen run --prompt "it is too dark in the bedroom".
+    Without further words, commands take home, a model that turns plain English into the actions of a small house, and
+    a NUCLEO-F446RE: try mcugen run --prompt "it is too dark in the bedroom". A second model that ships with mcugen
+    tells stories: try mcugen run tales --prompt "Once upon a time" --temperature 0.8.
 
     Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch, 70 a defect of mcugen.
     """

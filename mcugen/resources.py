@@ -19,3 +19,8 @@ def data_dir(name: str) -> Path:
 def models_dir() -> Path:
     """Return the folder of the models that ship with mcugen."""
     return _PACKAGE / "models"
+
+
+def bundled_models() -> tuple[str, ...]:
+    """Return the names of the models that ship with mcugen: their folders in models_dir(), in alphabetical order."""
+    return tuple(sorted(facts.parent.name for facts in models_dir().glob("*/model.json")))

@@ -1,4 +1,4 @@
-"""What the user named -> integers and a vocabulary: files, the default model, and the cache of quantised models."""
+"""What the user named -> integers and a vocabulary: files, bundled models, and the cache of quantised models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mcugen.ir import Model, QuantizedModel, Tokenizer
 from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
 from mcugen.recipes import W4_NEAREST, W8
-from mcugen.resources import models_dir
+from mcugen.resources import bundled_models, models_dir
 from mcugen.tokenizer import encode, read_tokenizer
 
 DEFAULT_MODEL = "home"
@@ -45,14 +45,23 @@ class Source:
 
 
 def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
-    """Read a model with its vocabulary, or the default model (None); what it is shows in its content.
+    """Read a model with its vocabulary: a bundled model by its name (None: the default one), which goes before a file of
+    that name, or a file or folder; what that is shows in its content.
 
     A Hugging Face folder and a GGUF file have a vocabulary of their own, which tokenizer_path replaces; a llama2.c
     checkpoint has none. A .safetensors file is a quantised model of ours.
     """
-    if path is None:
-        model, tokenizer = read_model_folder(models_dir() / DEFAULT_MODEL)
+    name = DEFAULT_MODEL if path is None else str(path)
+    if name in bundled_models():
+        model, tokenizer = read_model_folder(models_dir() / name)
         return Source(model.name, model, None, tokenizer)
+    assert path is not None
+    if path.name == name and not path.suffix and not path.exists():
+        raise UsageError(
+            f"there is no model '{name}'; mcugen knows {', '.join(bundled_models())}",
+            where="MODEL",
+            hint="one of those, or the path of a model",
+        )
     if path.is_dir():
         model = read_huggingface(path)
         vocabulary = _huggingface_tokenizer(path, model.config.vocab_size) if tokenizer_path is None else None

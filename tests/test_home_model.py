@@ -17,6 +17,7 @@ from zoo import NEAREST
 
 from mcugen.ir import NO_MERGE, Model, Tokenizer
 from mcugen.lower import lower
+from mcugen.models import bpe
 from mcugen.models.home import evaluate, grammar, vocabulary
 from mcugen.models.home.phrases import DEVELOPMENT, TEST
 from mcugen.models.home.slots import number_words
@@ -197,7 +198,7 @@ def test_learned_merges_stay_inside_words_and_have_ranks_of_their_own() -> None:
     merges = [
         piece.decode() for piece, rank in zip(tokenizer.pieces, tokenizer.ranks, strict=True) if rank != NO_MERGE
     ]
-    assert len(tokenizer.pieces) == 120 and len(merges) == 120 - len(vocabulary.SPECIALS + vocabulary.CHARACTERS)
+    assert len(tokenizer.pieces) == 120 and len(merges) == 120 - len(vocabulary.CHARACTERS) - len(bpe.SPECIALS)
     assert all(re.fullmatch(r" ?[a-z']+", piece) for piece in merges)
     assert sorted(tokenizer.ranks[-len(merges) :].tolist()) == list(range(len(merges)))
     np.testing.assert_array_equal(tokenizer.ranks, vocabulary.learn(seed=3, examples=300, size=120).ranks)

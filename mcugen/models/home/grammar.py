@@ -13,6 +13,8 @@ from itertools import accumulate
 from random import Random
 from typing import Final
 
+from mcugen.models.patterns import choose, expansions
+
 from .chat import CHAT, CHAT_SLOTS
 from .phrases import DEVELOPMENT, TEST
 from .slots import COLORS, DEVICE_SLOTS, DOORS, ROOMS, VALUE_SLOTS, Filled, Slot, in_room
@@ -44,7 +46,6 @@ HOLD_OUT: Final = 12  # one pattern in so many is never trained on
 NONE_SHARE: Final = 0.13  # share of examples that are not for the house
 SLOTS: Final[dict[str, Slot]] = {**VALUE_SLOTS, **DEVICE_SLOTS, **CHAT_SLOTS}
 _SLOT = re.compile(r"\{(\w+)\}")
-_CHOICE = re.compile(r"\(([^()]*)\)")
 _SPACES = re.compile(r" {2,}")
 
 
@@ -74,21 +75,6 @@ def _held_out(intent: Intent) -> frozenset[str]:
     return frozenset(patterns[: (len(patterns) + HOLD_OUT // 2) // HOLD_OUT])
 
 
-def tidy(text: str) -> str:
-    """Close the gaps that empty alternatives leave."""
-    return _SPACES.sub(" ", text).replace(" 'd", "'d").strip()
-
-
-def expansions(pattern: str) -> Iterator[str]:
-    """Every choice of the pattern's alternatives; slots stay as they are."""
-    match = _CHOICE.search(pattern)
-    if match is None:
-        yield tidy(pattern)
-        return
-    for alternative in match.group(1).split("|"):
-        yield from expansions(pattern[: match.start()] + alternative + pattern[match.end() :])
-
-
 TRAINED: Final[dict[str, tuple[Template, ...]]] = {
     intent.name: tuple(t for t in _templates(intent) if t.pattern not in _held_out(intent)) for intent in INTENTS
 }
@@ -106,14 +92,6 @@ def plain(text: str) -> str:
 
 
 HELD_OUT_PHRASES: Final[frozenset[str]] = frozenset(plain(text) for text, _ in DEVELOPMENT + TEST)
-
-
-def choose(rng: Random, pattern: str) -> str:
-    """Settle the pattern's alternatives; slots stay as they are."""
-    while match := _CHOICE.search(pattern):
-        alternative = rng.choice(match.group(1).split("|"))
-        pattern = pattern[: match.start()] + alternative + pattern[match.end() :]
-    return tidy(pattern)
 
 
 def fill(rng: Random, pattern: str, known: dict[str, str]) -> str:
