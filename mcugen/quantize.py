@@ -212,6 +212,8 @@ def _gate_scale(activation: str, gate: Floats, up: Floats, hidden: Floats, colum
     scale = smooth * float((hidden / smooth).max()) * BLOCK_HEADROOM / S16_MAX
     # no finer than one step of the gate resolves, so that a shift remains where a gate hardly opens
     scale = np.maximum(scale, 3 * up * active / S16_MAX)
+    # all channels share the shift: one whose gate stays shut shall not take more than five bits of the others' up
+    scale = np.maximum(scale, up * active / (32 * (up * active / scale).min()))
     shift = int(np.floor(np.log2((S16_MAX / 1.25) / (up * active / scale).max())))
     if not 1 <= shift <= 30:
         raise out_of_range(f"a SwiGLU shift of {shift} is not in [1, 30]", f"{label}.swiglu")

@@ -485,10 +485,8 @@ class _Reader:
                 self._fail(f"{name} is {value:,}", "it must be a multiple of 128, as a float32 scale is")
             if name.endswith(".bits") and ".experts." in name:
                 first = re.sub(r"\.experts\.\d+", ".experts.0", name)
-                if value != integers[first]:
-                    self._fail(
-                        f"{name} is {value}", f"experts have matrices of the same bits, and {first} is another"
-                    )
+                if value != (same := integers[first]):
+                    self._fail(f"{name} is {value}", f"experts have matrices of the same bits, and {first} is {same}")
         return integers
 
     def _check_tensors(self, layout: Mapping[str, _Tensor]) -> None:

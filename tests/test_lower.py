@@ -264,7 +264,10 @@ def check_ranges(graph: Graph) -> None:
             case "reglu_s16" | "relu2glu_s16":
                 assert 1 <= p["shift"] <= 30
             case "add_s16":
-                assert "bias" not in p or (p["bias"].dtype, p["bias"].shape) == (np.int16, graph.buffers[op.label].shape)
+                assert "bias" not in p or (p["bias"].dtype, p["bias"].shape) == (
+                    np.int16,
+                    graph.buffers[op.label].shape,
+                )
             case "scale_s16":
                 assert 0 <= p["rank"] < config.experts_per_token
             case "route_s32":
