@@ -24,7 +24,7 @@ from mcugen.emulate.instructions import Instruction, decode
 from mcugen.emulate.machine import Emulator
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import InputError, MismatchError, UsageError
-from mcugen.ir import Firmware, Linear, Op
+from mcugen.ir import Bank, Firmware, Linear, Op
 from mcugen.layout import Layout
 from mcugen.simulate import Simulator
 from mcugen.sources import Progress, silent
@@ -38,10 +38,12 @@ _STACK_PAINT = 0x3C  # no value of a register at reset
 _WORD = 4  # bytes; what lies on a stack
 
 _MATRICES = {"wq": "QKV", "wk": "QKV", "wv": "QKV", "wo": "O", "w1": "gate+up", "w3": "gate+up", "w2": "down",
-             "logits": "head"}  # fmt: skip
+             "router": "router", "logits": "head"}  # fmt: skip
 _KERNELS = {
     "attention_s16": "attention", "attention4_s16": "attention", "values4_s16": "attention",
     "rmsnorm_s16": "norms+blocks", "block_s8": "norms+blocks", "swiglu_s16": "SwiGLU",
+    "geglu_s16": "gate", "geglu_tanh_s16": "gate", "reglu_s16": "gate", "relu2glu_s16": "gate",
+    "headnorm_s16": "norms+blocks", "add_s16": "biases+sums", "route_s32": "router", "scale_s16": "router",
     "rope_s16": "RoPE", "rope_s8": "RoPE", "keep_s16": "RoPE", "embed_s16": "embedding", "rebase_s8": "re-basing",
 }  # fmt: skip
 PARTS = tuple(dict.fromkeys((*_MATRICES.values(), *_KERNELS.values(), REST)))
@@ -345,7 +347,8 @@ def _matrix_costs(ops: Sequence[Op], costs: Sequence[OpCost]) -> tuple[MatrixCos
     shapes: dict[tuple[str, int, int, int, int], list[OpCost]] = {}
     for op, cost in zip(ops, costs, strict=False):
         if op.kernel.startswith("linear"):
-            w: Linear = op.parameters["w"]
+            bank = op.parameters["w"]
+            w: Linear = bank.matrices[0] if isinstance(bank, Bank) else bank
             shapes.setdefault((op.kernel, *w.codes.shape, w.bits, w.group), []).append(cost)
     return tuple(
         MatrixCost(

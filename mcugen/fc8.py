@@ -21,6 +21,7 @@ from mcugen.evaluate import LOGIT_UNIT, log_softmax
 from mcugen.ir import FC_MATRICES, Graph, Linear, QuantizedLayer, QuantizedModel
 from mcugen.kernels import FC_SHIFT_MAX, FC_SHIFT_MIN, SHIFT_MAX, SHIFT_MIN, accumulate
 from mcugen.lower import lower
+from mcugen.plain import check_plain
 from mcugen.quantize import out_of_range, to_multiplier
 from mcugen.reference import Floats
 from mcugen.sampler import make_sampler, sample
@@ -49,9 +50,11 @@ def to_fc8(
 ) -> QuantizedModel:
     """Calibrate a model of int8 weights for FULLY_CONNECTED, on `tokens` tokens of text that it samples itself.
 
-    progress(tokens sampled, of how many). The same model gives the same result. Raises UsageError for int4 weights,
-    InputError where a scale leaves the range of the integer arithmetic.
+    progress(tokens sampled, of how many). The same model gives the same result. Raises UsageError for int4 weights
+    and for models that TFLite Micro does not compute (mcugen.plain), InputError where a scale leaves the range of the
+    integer arithmetic.
     """
+    check_plain(model.config, model.name, "tflm")
     bits = model.layers[0].wq.bits
     if bits != 8:
         raise UsageError(

@@ -414,7 +414,7 @@ def attention4_s16(
 # ---------------------------------------------------------------- feed-forward
 
 
-def gate_q15(table: AnyInts, gate: Ints, frac: int) -> Ints:
+def gate_q15(table: NDArray[np.generic], gate: Ints, frac: int) -> Ints:
     """A table of 64 steps on [-8, 8] at a Q(frac) gate, in Q15: interpolated, and flat beyond."""
     limit = 8 << frac
     z = np.clip(gate, -limit, limit - 1) + limit  # 64 steps of 2**(frac - 2)
@@ -424,7 +424,7 @@ def gate_q15(table: AnyInts, gate: Ints, frac: int) -> Ints:
     return low + round_shift((high - low) * fraction, frac - 2)
 
 
-def _gated(table: AnyInts, gate: AnyInts, up: AnyInts, gate_frac: int, shift: int) -> NDArray[np.int16]:
+def _gated(table: NDArray[np.generic], gate: AnyInts, up: AnyInts, gate_frac: int, shift: int) -> NDArray[np.int16]:
     g = gate.astype(np.int64)
     activated = round_shift(g * gate_q15(table, g, gate_frac), 15)
     return saturate_s16(round_shift(activated * up.astype(np.int64), shift))
@@ -448,13 +448,13 @@ def geglu_tanh_s16(gate: AnyInts, up: AnyInts, gate_frac: int, shift: int) -> ND
 
 def reglu_s16(gate: AnyInts, up: AnyInts, shift: int) -> NDArray[np.int16]:
     """max(gate, 0) * up; the product is shifted right by `shift`. int16[..., hidden]."""
-    return saturate_s16(round_shift(np.maximum(gate.astype(np.int64), 0) * up, shift))
+    return saturate_s16(round_shift(np.maximum(gate.astype(np.int64), 0) * up.astype(np.int64), shift))
 
 
 def relu2glu_s16(gate: AnyInts, up: AnyInts, shift: int) -> NDArray[np.int16]:
-    """max(gate, 0)**2 * up. The square of a Q(frac) gate is Q(2 * frac - 15), at most 32766; the rest as reglu_s16."""
-    square = round_shift(np.maximum(gate.astype(np.int64), 0) ** 2, 15)
-    return saturate_s16(round_shift(square * up, shift))
+    """max(gate, 0)**2 * up. The square of a Q(frac) gate is Q(2 * frac - 15), at most 32766; else as reglu_s16."""
+    opened = np.maximum(gate.astype(np.int64), 0)
+    return saturate_s16(round_shift(round_shift(opened * opened, 15) * up.astype(np.int64), shift))
 
 
 def route_s32(logits: AnyInts, count: int) -> tuple[NDArray[np.int32], NDArray[np.int16]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mcugen import __version__
 from mcugen.boards import list_boards, load_board
 from mcugen.ctext import model_prefix
-from mcugen.families import choose_family
+from mcugen.families import MORE_BYTES, choose_family
 from mcugen.fit import Demand, check_fits, demand_of, largest_context
 from mcugen.generate import suffix_tokens
 from mcugen.ir import Board, Firmware, Graph, Plan, Project, QuantizedModel, Tokenizer
@@ -63,7 +63,8 @@ def lay_out(
         graph = lower(model, slots, board.features, batch, sinks=kept)
         plan = plan_memory(graph, board)
         calls = OP_BYTES * (len(graph.ops) + len(graph.rebase))
-        return graph, plan, demand_of(graph, plan, code_bytes=code + calls, static_bytes=STATIC_BYTES)
+        more = sum(MORE_BYTES.get(kernel, 0) for kernel in {op.kernel for op in graph.ops})
+        return graph, plan, demand_of(graph, plan, code_bytes=code + calls + more, static_bytes=STATIC_BYTES)
 
     layout = fit_context(planned, tokenizer, board, context, model.config.seq_len)
     check_sinks(model, layout.graph.context, sinks)

@@ -225,7 +225,7 @@ def _gate(b: _Builder, at: str, config: Config, layer: QuantizedLayer, gate: str
     """activation(gate) * up, in the gate's bytes."""
     kernel, has_table = GATES[config.activation]
     hidden = b.buffer(f"{at}.{kernel.removesuffix('_s16')}", "int16", config.hidden_dim)
-    frac = {"gate_frac": layer.gate_frac} if has_table else {}
+    frac: dict[str, Any] = {"gate_frac": layer.gate_frac} if has_table else {}
     b.op(kernel, hidden, [gate, up], [hidden], in_place=True, **frac, shift=layer.swiglu_shift)
     return hidden
 
@@ -233,20 +233,18 @@ def _gate(b: _Builder, at: str, config: Config, layer: QuantizedLayer, gate: str
 def _experts(
     b: _Builder, at: str, config: Config, layer: QuantizedLayer, h: tuple[str, str], residual: str | None
 ) -> str:
-    """The chosen experts one after the other; each adds to the residual or, without one, to the first one's output."""
+    """The chosen experts one after the other; each adds to the residual or, without one, to the first output."""
     assert layer.router is not None
     logits = b.buffer(f"{at}.router", "int32", config.n_experts)
     b.op("linear_s32", logits, h, [logits], w=layer.router)
     choice = b.buffer(f"{at}.choice", "int32", config.experts_per_token)
     weight = b.buffer(f"{at}.weight", "int16", config.experts_per_token)
     b.op("route_s32", choice, [logits], [choice, weight])
+    matrices = {name: tuple(getattr(expert, name) for expert in layer.experts) for name in ("w1", "w3", "w2")}
     added = residual
     for rank in range(config.experts_per_token):
         here = f"{at}.rank{rank}"
-        w1, w3, w2 = (
-            Bank(f"{at}.{name}", tuple(getattr(expert, name) for expert in layer.experts), rank)
-            for name in ("w1", "w3", "w2")
-        )
+        w1, w3, w2 = (Bank(f"{at}.{name}", matrices[name], rank) for name in matrices)
         gate = b.linear(f"{here}.w1", h, w1, choice=choice)
         up = b.linear(f"{here}.w3", h, w3, choice=choice)
         hidden = _gate(b, here, config, layer, gate, up)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mcugen.errors import InternalError
 from mcugen.ir import Bank, Board, Graph, Linear, Norm, Op, Plan
 from mcugen.packing import pack
 
 ALIGNMENT = 4  # bytes: the widest element is int32, and kernels may read int8 codes by words
+MATRIX_BYTES = 28  # of an mg_linear_t on a 32-bit core, where a table of experts holds it
 IMPROVEMENTS = 32  # packing orders tried after the fixed ones; only where those miss the lower bound
 
 
@@ -201,15 +201,16 @@ def _flash_items(graph: Graph) -> Iterator[tuple[str, int]]:
     seen: set[int] = set()
     for op in (*graph.ops, *graph.rebase):
         for name, value in op.parameters.items():
-            for label, array, size in _constants(op, name, value, graph.packing):
-                if id(array) not in seen:
-                    seen.add(id(array))
+            for label, stored, size in _constants(op, name, value, graph.packing):
+                if id(stored) not in seen:
+                    seen.add(id(stored))
                     yield label, size
 
 
-def _constants(op: Op, name: str, value: object, packing: str) -> Iterator[tuple[str, NDArray[np.generic], int]]:
-    """Label, array and bytes in flash of each tensor in one parameter."""
+def _constants(op: Op, name: str, value: object, packing: str) -> Iterator[tuple[str, object, int]]:
+    """Label, the object that stands for it, and bytes in flash of each tensor in one parameter."""
     if isinstance(value, Bank):
+        yield f"{value.label}.table", value.matrices, MATRIX_BYTES * len(value.matrices)
         for i, w in enumerate(value.matrices):
             yield from _matrix_constants(f"{value.label}.{i}", w, packing)
     elif isinstance(value, Linear):
@@ -220,7 +221,7 @@ def _constants(op: Op, name: str, value: object, packing: str) -> Iterator[tuple
         yield f"{op.label}.{name}", value, value.nbytes
 
 
-def _matrix_constants(label: str, w: Linear, packing: str) -> Iterator[tuple[str, NDArray[np.generic], int]]:
+def _matrix_constants(label: str, w: Linear, packing: str) -> Iterator[tuple[str, object, int]]:
     stored = pack(w, packing if w.fc is None else "row_major")  # FULLY_CONNECTED reads them as they are
     yield f"{label}.codes", w.codes, stored.stream.nbytes
     yield f"{label}.multiplier", w.multiplier, w.multiplier.nbytes

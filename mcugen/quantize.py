@@ -193,9 +193,7 @@ class _GateScale:
     hidden: Floats
 
 
-def _gate_scale(
-    activation: str, gate: Floats, up: Floats, hidden: Floats, column: Floats, label: str
-) -> _GateScale:
+def _gate_scale(activation: str, gate: Floats, up: Floats, hidden: Floats, column: Floats, label: str) -> _GateScale:
     """gate, up, hidden: the largest magnitudes of each, [hidden]; column: of w2's weights.
 
     Channel scales even out w2's columns (migration strength 1/2), a shift remains.
@@ -214,6 +212,8 @@ def _gate_scale(
     scale = smooth * float((hidden / smooth).max()) * BLOCK_HEADROOM / S16_MAX
     # no finer than one step of the gate resolves, so that a shift remains where a gate hardly opens
     scale = np.maximum(scale, 3 * up * active / S16_MAX)
+    # all channels share the shift: one whose gate stays shut shall not take more than five bits of the others' up
+    scale = np.maximum(scale, up * active / (32 * (up * active / scale).min()))
     shift = int(np.floor(np.log2((S16_MAX / 1.25) / (up * active / scale).max())))
     if not 1 <= shift <= 30:
         raise out_of_range(f"a SwiGLU shift of {shift} is not in [1, 30]", f"{label}.swiglu")
@@ -255,8 +255,8 @@ def _quantize_layer(
     w = {name: tensor[index].astype(np.float64) for name, tensor in model.weights.items() if tensor.ndim >= 2}
     label = f"layers.{index}"
 
-    def norm(name: str, scale: Floats | float, in_scale: float) -> Norm:
-        return _norm(w[name], scale, in_scale, config.norm_eps, f"{label}.{name}")
+    def norm(name: str, weight: Floats, scale: Floats | float, in_scale: float) -> Norm:
+        return _norm(weight, scale, in_scale, config.norm_eps, f"{label}.{name}")
 
     def raw(name: str, bias: Floats | None, dim: int) -> float:
         return _raw_scale(_magnitude(seen.values[name, index], bias), dim, config.norm_eps)
@@ -288,8 +288,8 @@ def _quantize_layer(
     if config.qk_norm:
         wq_scale = raw("query_raw", w.get("bq"), config.head_dim)
         wk_scale = raw("key_raw", w.get("bk"), config.head_dim)
-        query_norm = norm("q_norm", query_code.reshape(config.n_heads, -1), wq_scale)
-        key_norm = norm("k_norm", key_code.reshape(config.n_kv_heads, -1), wk_scale)
+        query_norm = norm("query_norm", w["q_norm"], query_code.reshape(config.n_heads, -1), wq_scale)
+        key_norm = norm("key_norm", w["k_norm"], key_code.reshape(config.n_kv_heads, -1), wk_scale)
 
     value = np.abs(seen.values["value", index]).max(0).reshape(-1)  # [kv_dim]
     value_scale = np.maximum(value, value.max() / 1024 + 1e-6) / S8_MAX
@@ -300,8 +300,8 @@ def _quantize_layer(
     if config.post_norms:
         att_scale = raw("post_att_raw", att_bias, config.dim)
         ffn_out_scale = raw("post_ffn_raw", ffn_bias, config.dim)
-        post_att_norm = norm("post_att_weight", residual, att_scale)
-        post_ffn_norm = norm("post_ffn_weight", residual, ffn_out_scale)
+        post_att_norm = norm("post_att_norm", w["post_att_weight"], residual, att_scale)
+        post_ffn_norm = norm("post_ffn_norm", w["post_ffn_weight"], residual, ffn_out_scale)
 
     gate = _gate_scale(
         config.activation,
@@ -320,17 +320,17 @@ def _quantize_layer(
             w2=linear(w2, gate.hidden, ffn_out_scale, f"{at}.w2"),
         )
 
-    plain, router, experts = None, None, ()
+    router: Linear | None = None
+    experts: tuple[Expert, ...] = ()
     if config.n_experts:
         logits = _fold(w["router"], ffn_scale, 2.0**-LOGIT_FRAC)
         router = _linear(round_rows(logits.w), logits.out_scale, f"{label}.router")
         matrices = enumerate(zip(w["w1"], w["w3"], w["w2"], strict=True))
         experts = tuple(feed_forward(f"{label}.experts.{i}", *ws) for i, ws in matrices)
-    else:
-        plain = feed_forward(label, w["w1"], w["w3"], w["w2"])
+    plain = None if config.n_experts else feed_forward(label, w["w1"], w["w3"], w["w2"])
 
     return QuantizedLayer(
-        att_norm=norm("rms_att_weight", norm_scale, residual),
+        att_norm=norm("att_norm", w["rms_att_weight"], norm_scale, residual),
         wq=linear(w["wq"], norm_scale, wq_scale, f"{label}.wq"),
         wk=linear(w["wk"], norm_scale, wk_scale, f"{label}.wk"),
         wv=linear(w["wv"], norm_scale, value_scale, f"{label}.wv"),
@@ -338,12 +338,12 @@ def _quantize_layer(
         key_shift=key_shift,
         score_shift=score_shift,
         wo=linear(w["wo"], out_scale * 2.0**-ATTENTION_FRAC, att_scale, f"{label}.wo"),
-        ffn_norm=norm("rms_ffn_weight", ffn_scale, residual),
-        w1=plain and plain.w1,
-        w3=plain and plain.w3,
+        ffn_norm=norm("ffn_norm", w["rms_ffn_weight"], ffn_scale, residual),
+        w1=plain.w1 if plain else None,
+        w3=plain.w3 if plain else None,
         gate_frac=gate.frac,
         swiglu_shift=gate.shift,
-        w2=plain and plain.w2,
+        w2=plain.w2 if plain else None,
         query_bias=_bias(w.get("bq"), wq_scale),
         key_bias=_bias(w.get("bk"), wk_scale),
         out_bias=_bias(att_bias, att_scale),
@@ -363,7 +363,11 @@ def _residual_biases(model: Model, index: int) -> tuple[Floats | None, Floats | 
     """What is added behind wo and behind w2. Softmax weights sum to 1: bv passes attention as it is, and wo takes it
     along."""
     config = model.config
-    w = {name: model.weights[name][index].astype(np.float64) for name in ("wo", "bv", "bo", "b2") if name in model.weights}
+    w = {
+        name: model.weights[name][index].astype(np.float64)
+        for name in ("wo", "bv", "bo", "b2")
+        if name in model.weights
+    }
     behind_wo = None
     if config.attention_bias:
         bv = np.repeat(w["bv"].reshape(config.n_kv_heads, -1), config.group_size, 0).reshape(-1)
@@ -430,7 +434,9 @@ def quantize(
     max_position = 2 * config.seq_len
 
     table = round_rows(model.weights["token_embedding_table"].astype(np.float64))
-    embedding = Linear(table.codes, *to_multiplier(table.scale * config.embedding_scale / residual, "token_embedding_table"))
+    embedding = Linear(
+        table.codes, *to_multiplier(table.scale * config.embedding_scale / residual, "token_embedding_table")
+    )
     final_scale = seen.peak("final_norm") * BLOCK_HEADROOM / S16_MAX
     classes = _fold(model.weights["wcls"].astype(np.float64), final_scale, 2.0**-LOGIT_FRAC / config.logit_scale)
     classifier = _linear(round_rows(classes.w), classes.out_scale, "wcls")

@@ -1,8 +1,8 @@
 """QuantizedModel <-> one file: safetensors whose metadata holds everything that is no tensor, as one JSON text.
 
-The file is all that is needed from here on: integers, names and, if wanted, the tokenizer. The only two real numbers
-are rope_theta and norm_eps of the config; they are stored as hexadecimal texts and nothing after loading computes
-with them. Layout: https://github.com/huggingface/safetensors, section Format; all numbers are little-endian.
+The file is all that is needed from here on: integers, names and, if wanted, the tokenizer. The only real numbers are
+a few of the config; they are stored as hexadecimal texts and nothing after loading computes with them.
+Layout: https://github.com/huggingface/safetensors, section Format; all numbers are little-endian.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,10 +24,12 @@ from numpy.typing import NDArray
 
 from mcugen.errors import InputError, InternalError
 from mcugen.ir import (
+    ACTIVATIONS,
     CONFIG_LIMITS,
     FC_MATRICES,
     NO_MERGE,
     Config,
+    Expert,
     Linear,
     Norm,
     QuantizedLayer,
@@ -39,6 +41,8 @@ from mcugen.kernels import (
     FC_SHIFT_MIN,
     GATE_FRAC_MAX,
     GATE_FRAC_MIN,
+    MAX_EXPERTS,
+    RELU_FRAC_MAX,
     SHIFT_MAX,
     SHIFT_MIN,
     accumulator_bound,
@@ -48,12 +52,17 @@ from mcugen.tokenizer import PREFIXES, check_tokenizer
 
 FORMAT = "mcugen quantized model"
 VERSION = 4
-VERSIONS = (2, 3, 4)  # that are read; 3 added FULLY_CONNECTED, 4 tokenizers with merges and close relatives of Llama
+VERSIONS = (2, 3, 4)  # that are read; 3 added FULLY_CONNECTED, 4 merges of pairs and what relatives of Llama add
 KEY = "mcugen"  # the one key of the metadata: a mapping of several has no fixed order in the file
 
 _DTYPES = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "U8": "<u1", "U32": "<u4"}
 _REALS = ("rope_theta", "norm_eps")
-_LOCAL = ("layer_windows", "rope_factors", "local_rope_theta")
+_NEW_REALS = ("embedding_scale", "logit_scale")
+_NEW_FLAGS = ("attention_bias", "mlp_bias", "qk_norm", "post_norms")
+_NEW_COUNTS = {"head_size": 256, "n_experts": MAX_EXPERTS, "experts_per_token": MAX_EXPERTS}  # 0 to that
+_OLD_NAMES = (*CONFIG_LIMITS, "shared_classifier", *_REALS)
+_NEW_NAMES = (*_NEW_COUNTS, "activation", *_NEW_FLAGS, *_NEW_REALS, "layer_windows", "rope_factors",
+              "local_rope_theta")  # fmt: skip
 _CLASSIFIER = "classifier"
 _INT8 = {"bits": 8, "group": 0}
 _GROUPS = (0, 32, 64)  # columns that share a scale, in the kernels
@@ -101,20 +110,49 @@ def _norm_layout(name: str, dim: int) -> tuple[str, _Tensor]:
     return f"{name}.gain", _Tensor("I16", (dim,), -(2**15), 2**15 - 1)
 
 
-def _model_layout(config: Config, integers: Mapping[str, int]) -> dict[str, _Tensor]:
-    """Every tensor of a model, by name, as docs of mcugen.ir describe it."""
-    dim, hidden, kv_dim = config.dim, config.hidden_dim, config.kv_dim
+def _matrices(config: Config) -> Iterator[tuple[str, int, int]]:
+    """Name, rows and columns of a layer's matrices that may have 4 bits."""
+    dim, hidden, kv_dim, query_dim = config.dim, config.hidden_dim, config.kv_dim, config.query_dim
+    yield from (("wq", query_dim, dim), ("wk", kv_dim, dim), ("wv", kv_dim, dim), ("wo", dim, query_dim))
+    for at in [f"experts.{i}." for i in range(config.n_experts)] or [""]:
+        yield from ((f"{at}w1", hidden, dim), (f"{at}w3", hidden, dim), (f"{at}w2", dim, hidden))
+
+
+def _norms(config: Config) -> dict[str, int]:
+    """Name and values of a layer's norms."""
+    norms = {"att_norm": config.dim, "ffn_norm": config.dim}
+    if config.qk_norm:
+        norms |= {"query_norm": config.query_dim, "key_norm": config.kv_dim}
+    if config.post_norms:
+        norms |= {"post_att_norm": config.dim, "post_ffn_norm": config.dim}
+    return norms
+
+
+def _biases(config: Config) -> dict[str, int]:
+    """Name and values of a layer's biases, each of which is there or not."""
+    biases: dict[str, int] = {}
+    if config.attention_bias:
+        biases |= {"query_bias": config.query_dim, "key_bias": config.kv_dim, "out_bias": config.dim}
+    if config.mlp_bias:
+        biases |= {"gate_bias": config.hidden_dim, "up_bias": config.hidden_dim, "down_bias": config.dim}
+    return biases
+
+
+def _model_layout(config: Config, integers: Mapping[str, int], found: Container[str]) -> dict[str, _Tensor]:
+    """Every tensor of a model, by name, as docs of mcugen.ir describe it. found: names that the file has."""
+    dim = config.dim
     layout = dict(_linear_layout("embedding", config.vocab_size, dim))
-    matrices = (
-        ("wq", dim, dim), ("wk", kv_dim, dim), ("wv", kv_dim, dim), ("wo", dim, dim),
-        ("w1", hidden, dim), ("w3", hidden, dim), ("w2", dim, hidden),
-    )  # fmt: skip
     for i in range(config.n_layers):
         at = f"layers.{i}"
-        layout |= dict(_norm_layout(f"{at}.{name}", dim) for name in ("att_norm", "ffn_norm"))
-        for name, rows, cols in matrices:
+        layout |= dict(_norm_layout(f"{at}.{name}", size) for name, size in _norms(config).items())
+        for name, rows, cols in _matrices(config):
             layout |= dict(_matrix_layout(f"{at}.{name}", rows, cols, integers))
-        layout[f"{at}.key_zero"] = _Tensor("I32", (kv_dim,), -127 * 2**22, 127 * 2**22)
+        if config.n_experts:
+            layout |= dict(_linear_layout(f"{at}.router", config.n_experts, dim))
+        for name, size in _biases(config).items():
+            if f"{at}.{name}" in found:
+                layout[f"{at}.{name}"] = _Tensor("I16", (size,), -(2**15), 2**15 - 1)
+        layout[f"{at}.key_zero"] = _Tensor("I32", (config.kv_dim,), -127 * 2**22, 127 * 2**22)
     layout |= dict([_norm_layout("final_norm", dim)])
     layout |= dict(_linear_layout("classifier", config.vocab_size, dim, codes=not config.shared_classifier))
     layout["rope_step"] = _Tensor("U32", (config.head_dim // 2,), 0, 2**32 - 1)
@@ -123,28 +161,32 @@ def _model_layout(config: Config, integers: Mapping[str, int]) -> dict[str, _Ten
     return layout
 
 
-def _integer_ranges(config: Config, fc: bool) -> dict[str, tuple[int, int]]:
+def _integer_ranges(config: Config, version: int, fc: bool) -> dict[str, tuple[int, int]]:
     """Every scalar of a model, by name, with its inclusive range from kernels.h. fc: whether matrices have an fc."""
-    linear, norm = (SHIFT_MIN, SHIFT_MAX), (-14, 15)
+    linear, eps = (SHIFT_MIN, SHIFT_MAX), (1, _MAX_EPS)
+    routers = [f"layers.{i}.router" for i in range(config.n_layers) if config.n_experts]
+    norms = ["final_norm", *(f"layers.{i}.{name}" for i in range(config.n_layers) for name in _norms(config))]
     ranges = {
         "embedding.shift": (1, 62),
-        "classifier.shift": linear,
-        **{f"{name}.{part}": (value, value) for name in ("embedding", "classifier") for part, value in _INT8.items()},
-        "final_norm.gain_frac": norm,
-        "eps": (1, _MAX_EPS),
+        **{f"{name}.shift": linear for name in ("classifier", *routers)},
+        **{f"{name}.{part}": (value, value)
+           for name in ("embedding", "classifier", *routers) for part, value in _INT8.items()},
+        **{f"{name}.gain_frac": (-14, 15) for name in norms},
+        **({f"{name}.eps": eps for name in norms} if version > 3 else {"eps": eps}),
         "max_position": (config.seq_len + 1, 2**30),  # re-basing must find room above the ring
-    }
+        **({"value_bits": (4, 8)} if version > 3 else {}),
+    }  # fmt: skip
+    gate = (GATE_FRAC_MIN, RELU_FRAC_MAX if config.activation.startswith("relu") else GATE_FRAC_MAX)
     for i in range(config.n_layers):
         at = f"layers.{i}"
-        ranges |= {f"{at}.{name}.gain_frac": norm for name in ("att_norm", "ffn_norm")}
-        for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2"):
+        for name, _, _ in _matrices(config):
             ranges |= {f"{at}.{name}.shift": linear, f"{at}.{name}.bits": (4, 8), f"{at}.{name}.group": (0, 64)}
         for name in FC_MATRICES if fc else ():
             ranges[f"{at}.{name}.bits"] = (8, 8)
             ranges[f"{at}.{name}.fc_multiplier"] = (2**30, 2**31 - 2**7)
             ranges[f"{at}.{name}.fc_shift"] = (FC_SHIFT_MIN, FC_SHIFT_MAX)
         ranges |= {f"{at}.key_shift": (0, 7), f"{at}.score_shift": (1, 30), f"{at}.swiglu_shift": (1, 30)}
-        ranges[f"{at}.gate_frac"] = (GATE_FRAC_MIN, GATE_FRAC_MAX)
+        ranges[f"{at}.gate_frac"] = gate
     return ranges
 
 
@@ -178,14 +220,17 @@ def save_quantized(model: QuantizedModel, tokenizer: Tokenizer | None = None) ->
 def _take_apart(model: QuantizedModel) -> tuple[Tensors, Integers]:
     """Every tensor and every scalar under its path, e.g. "layers.0.wq.codes"."""
     tensors: Tensors = {}
-    integers: Integers = {"eps": model.eps, "max_position": model.max_position}
+    integers: Integers = {"max_position": model.max_position, "value_bits": model.value_bits}
 
     def put(name: str, value: object) -> None:
-        if isinstance(value, Linear | Norm):
+        if isinstance(value, Linear | Norm | Expert):
             for part in fields(value):
                 put(f"{name}.{part.name}", getattr(value, part.name))
         elif isinstance(value, np.ndarray):
             tensors[name] = value
+        elif name.endswith(".experts"):
+            for i, expert in enumerate(cast(tuple[Expert, ...], value)):
+                put(f"{name}.{i}", expert)
         elif isinstance(value, tuple):  # of Linear.fc
             integers[f"{name}_multiplier"], integers[f"{name}_shift"] = map(int, value)
         elif value is not None:
@@ -203,17 +248,13 @@ def _take_apart(model: QuantizedModel) -> tuple[Tensors, Integers]:
 
 
 def _config_to_json(config: Config) -> dict[str, object]:
-    plain: dict[str, object] = {name: getattr(config, name) for name in (*CONFIG_LIMITS, "shared_classifier")}
-    plain |= {name: float(getattr(config, name)).hex() for name in _REALS}
-    if _is_local(config):
-        plain["layer_windows"] = list(config.layer_windows)
-        plain["rope_factors"] = [float(factor).hex() for factor in config.rope_factors]
-        plain["local_rope_theta"] = float(config.local_rope_theta).hex()
-    return plain
+    def stored(value: object) -> object:
+        if isinstance(value, tuple):
+            return [stored(part) for part in value]
+        return value.hex() if isinstance(value, float) else value
 
-
-def _is_local(config: Config) -> bool:
-    return any(getattr(config, name) for name in _LOCAL)
+    reals = {name: float(getattr(config, name)) for name in (*_REALS, *_NEW_REALS, "local_rope_theta")}
+    return {part.name: stored(reals.get(part.name, getattr(config, part.name))) for part in fields(config)}
 
 
 def _to_json(value: object) -> str:
@@ -276,7 +317,7 @@ class _Reader:
     def read(self) -> tuple[QuantizedModel, Tokenizer | None]:
         config = self._config()
         integers = self._integers(config)
-        layout = _model_layout(config, integers)
+        layout = _model_layout(config, integers, self._tensors)
         flags = self._header["tokenizer"]
         if flags is not None:
             layout |= self._tokenizer_layout(config)
@@ -368,34 +409,63 @@ class _Reader:
 
     def _config(self) -> Config:
         found = self._mapping("config", self._header["config"])
-        local = _LOCAL if self._header["version"] > 3 else ()
-        self._check_names("config", found, dict.fromkeys((*CONFIG_LIMITS, "shared_classifier", *_REALS, *local)))
+        is_new = self._header["version"] > 3
+        self._check_names("config", found, dict.fromkeys((*_OLD_NAMES, *(_NEW_NAMES if is_new else ()))))
         values: dict[str, Any] = {
             name: self._integer(name, found[name], 1, limit) for name, limit in CONFIG_LIMITS.items()
         }
         values |= {name: self._real(name, found[name]) for name in _REALS}
-        values |= self._local(found, values["n_layers"], values["dim"] // values["n_heads"] // 2) if local else {}
-        config = Config(**values, shared_classifier=self._flag("shared_classifier", found["shared_classifier"]))
-        if config.dim % config.n_heads or config.n_heads % config.n_kv_heads:
+        values["shared_classifier"] = self._flag("shared_classifier", found["shared_classifier"])
+        config = Config(**values, **(self._additions(found) if is_new else {}))
+        if (config.dim % config.n_heads and not config.head_size) or config.n_heads % config.n_kv_heads:
             self._fail(
                 f"dim {config.dim}, n_heads {config.n_heads} and n_kv_heads {config.n_kv_heads} do not go together",
                 "each must be a multiple of the next",
             )
         if config.head_dim % 2 or config.head_dim > _MAX_HEAD_DIM:
             self._fail(f"head_dim is {config.head_dim}", f"it must be even and at most {_MAX_HEAD_DIM}")
+        if is_new:
+            self._check_additions(config)
         return config
 
-    def _local(self, found: Mapping[str, Any], n_layers: int, pairs: int) -> dict[str, Any]:
-        """Windows of the layers and their RoPE. pairs: of a head."""
-        for name, size in (("layer_windows", n_layers), ("rope_factors", pairs)):
-            if not isinstance(found[name], list) or len(found[name]) not in (0, size):
-                self._fail(f"{name} is {_short(found[name])}", f"it must be a list of {size} values, or of none")
-        most, theta = CONFIG_LIMITS["seq_len"], found["local_rope_theta"]
-        return {
-            "layer_windows": tuple(self._integer("layer_windows", size, 0, most) for size in found["layer_windows"]),
-            "rope_factors": tuple(self._real("rope_factors", factor) for factor in found["rope_factors"]),
-            "local_rope_theta": 0.0 if theta == (0.0).hex() else self._real("local_rope_theta", theta),
+    def _additions(self, found: Mapping[str, object]) -> dict[str, Any]:
+        """What close relatives of Llama add to a Config."""
+        values: dict[str, Any] = {
+            name: self._integer(name, found[name], 0, limit) for name, limit in _NEW_COUNTS.items()
         }
+        values["activation"] = self._text(
+            "activation", found["activation"], lambda text: text in ACTIVATIONS, f"one of {', '.join(ACTIVATIONS)}"
+        )
+        values |= {name: self._flag(name, found[name]) for name in _NEW_FLAGS}
+        values |= {name: self._real(name, found[name]) for name in _NEW_REALS}
+        windows = self._list("layer_windows", found["layer_windows"])
+        values["layer_windows"] = tuple(
+            self._integer("layer_windows", size, 0, CONFIG_LIMITS["seq_len"]) for size in windows
+        )
+        factors = self._list("rope_factors", found["rope_factors"])
+        values["rope_factors"] = tuple(self._real("rope_factors", factor) for factor in factors)
+        theta = found["local_rope_theta"]
+        values["local_rope_theta"] = 0.0 if theta == (0.0).hex() else self._real("local_rope_theta", theta)
+        return values
+
+    def _check_additions(self, config: Config) -> None:
+        if len(config.layer_windows) not in (0, config.n_layers):
+            self._fail(
+                f"layer_windows has {len(config.layer_windows)} entries", f"it must have {config.n_layers}, or 0"
+            )
+        if len(config.rope_factors) not in (0, config.head_dim // 2):
+            self._fail(
+                f"rope_factors has {len(config.rope_factors)} entries", f"it must have {config.head_dim // 2}, or 0"
+            )
+        low = min(config.n_experts, 1)
+        self._integer("experts_per_token", config.experts_per_token, low, config.n_experts)
+        if config.n_experts and config.mlp_bias:
+            self._fail("mlp_bias is true of a mixture of experts", "their biases are not known here: false")
+
+    def _list(self, name: str, value: object) -> list[Any]:
+        if not isinstance(value, list):
+            self._fail(f"{name} is {_short(value)}", "it must be a list")
+        return value
 
     def _real(self, name: str, value: object) -> float:
         """A positive number as float.hex writes it."""
@@ -409,17 +479,22 @@ class _Reader:
 
     def _integers(self, config: Config) -> Integers:
         found = self._mapping("integers", self._header["integers"])
-        fc = self._header["version"] > 2 and "layers.0.wq.fc_shift" in found
-        ranges = _integer_ranges(config, fc)
+        version = self._header["version"]
+        fc = version > 2 and not config.n_experts and "layers.0.wq.fc_shift" in found
+        ranges = _integer_ranges(config, version, fc)
         self._check_names("integer", found, ranges)
         integers = {name: self._integer(name, found[name], low, high) for name, (low, high) in ranges.items()}
         for name, value in integers.items():
-            if name.endswith(".bits") and value not in (4, 8):
+            if name.endswith("bits") and value not in (4, 8):
                 self._fail(f"{name} is {value}", "it must be 4 or 8")
             if name.endswith(".group") and value not in (_GROUPS if integers[f"{name[:-6]}.bits"] == 4 else (0,)):
                 self._fail(f"{name} is {value}", f"it must be one of {_GROUPS}, and 0 for 8 bits")
             if name.endswith(".fc_multiplier") and value % 2**7:
                 self._fail(f"{name} is {value:,}", "it must be a multiple of 128, as a float32 scale is")
+            if name.endswith(".bits") and ".experts." in name:
+                first = re.sub(r"\.experts\.\d+", ".experts.0", name)
+                if value != (same := integers[first]):
+                    self._fail(f"{name} is {value}", f"experts have matrices of the same bits, and {first} is {same}")
         return integers
 
     def _check_tensors(self, layout: Mapping[str, _Tensor]) -> None:
@@ -477,17 +552,26 @@ class _Reader:
             (fc[0], fc[1]) if fc else None,
         )
 
-    def _layer(self, at: str, integers: Integers) -> QuantizedLayer:
+    def _layer(self, at: str, integers: Integers, n_experts: int) -> QuantizedLayer:
         parts: dict[str, Any] = {}
         for part in fields(QuantizedLayer):
             name = f"{at}.{part.name}"
             if f"{name}.codes" in self._tensors:
                 parts[part.name] = self._linear(name, integers)
             elif f"{name}.gain" in self._tensors:
-                parts[part.name] = Norm(self._tensors[f"{name}.gain"], integers[f"{name}.gain_frac"])
+                parts[part.name] = self._norm(name, integers)
             else:
-                parts[part.name] = self._tensors[name] if name in self._tensors else integers[name]
+                parts[part.name] = self._tensors[name] if name in self._tensors else integers.get(name)
+        parts["experts"] = tuple(
+            Expert(*(self._linear(f"{at}.experts.{i}.{part.name}", integers) for part in fields(Expert)))
+            for i in range(n_experts)
+        )
         return QuantizedLayer(**parts)
+
+    def _norm(self, name: str, integers: Integers) -> Norm:
+        """Before version 4, one epsilon was that of all norms."""
+        eps = integers.get(f"{name}.eps") or integers["eps"]
+        return Norm(self._tensors[f"{name}.gain"], integers[f"{name}.gain_frac"], eps)
 
     def _model(self, config: Config, integers: Integers) -> QuantizedModel:
         embedding = self._linear("embedding", integers)
@@ -496,13 +580,13 @@ class _Reader:
             name=self._text("name", header["name"], _is_line, _LINE_RULE),
             config=config,
             embedding=embedding,
-            layers=tuple(self._layer(f"layers.{i}", integers) for i in range(config.n_layers)),
-            final_norm=Norm(self._tensors["final_norm.gain"], integers["final_norm.gain_frac"]),
+            layers=tuple(self._layer(f"layers.{i}", integers, config.n_experts) for i in range(config.n_layers)),
+            final_norm=self._norm("final_norm", integers),
             classifier=self._linear("classifier", integers, embedding.codes if config.shared_classifier else None),
-            eps=integers["eps"],
             rope_step=self._tensors["rope_step"],
             local_rope_step=self._tensors.get("local_rope_step"),
             max_position=integers["max_position"],
+            value_bits=integers.get("value_bits", 8),
             sha256=self._text("sha256", header["sha256"], _is_sha256, "64 digits of hexadecimal"),
             recipe=self._text("recipe", header["recipe"], _is_line, _LINE_RULE),
         )

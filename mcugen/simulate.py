@@ -49,15 +49,11 @@ class Simulator:
             "attention4_s16": self._attention,
             **dict.fromkeys(GATES, self._gate),
             "headnorm_s16": self._headnorm_s16,
-            "add_s16": lambda op, b: (
-                kernels.add_s16(b[op.inputs[0]], op.parameters["bias"] if "bias" in op.parameters else b[op.inputs[1]]),
-            ),
+            "add_s16": self._add_s16,
             "scale_s16": lambda op, b: (
                 kernels.scale_s16(b[op.inputs[0]], b[op.inputs[1]][..., op.parameters["rank"]]),
             ),
-            "route_s32": lambda op, b: kernels.route_s32(
-                b[op.inputs[0]], self.graph.model.config.experts_per_token
-            ),
+            "route_s32": lambda op, b: kernels.route_s32(b[op.inputs[0]], self.graph.model.config.experts_per_token),
         }
         self._rings = {op.outputs[0]: graph.ring(op.outputs[0]) for op in graph.ops if op.row}
         self.reset()
@@ -149,6 +145,10 @@ class Simulator:
             rows = choice == expert
             y[rows] = kernel(*(array[rows] for array in given), w.matrices[expert])
         return (y,)
+
+    def _add_s16(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
+        added = op.parameters["bias"] if "bias" in op.parameters else values[op.inputs[1]]
+        return (kernels.add_s16(values[op.inputs[0]], added),)
 
     def _gate(self, op: Op, values: dict[str, IntArray]) -> tuple[IntArray, ...]:
         gate, up = (values[name] for name in op.inputs)

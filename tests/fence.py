@@ -50,7 +50,7 @@ class Struct:
     fields: Mapping[str, np.ndarray | int]
 
 
-Argument = Out | InOut | Same | Struct | np.ndarray | int | ctypes.c_int64
+Argument = Out | InOut | Same | Struct | np.ndarray | int | ctypes.c_int64 | ctypes._CFuncPtr
 
 
 def call(function: ctypes._CFuncPtr, *arguments: Argument) -> list[np.ndarray]:
@@ -83,7 +83,7 @@ def _call(function: ctypes._CFuncPtr, arguments: tuple[Argument, ...], fence_beh
                 passed.append(_pointer(yard.place(argument, constant=True)))
             case int():
                 passed.append(ctypes.c_int32(argument))
-            case ctypes.c_int64():
+            case ctypes.c_int64() | ctypes._CFuncPtr():
                 passed.append(argument)
     function.restype = None
     function(*passed)

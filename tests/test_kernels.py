@@ -27,6 +27,7 @@ from mcugen.families import FAMILIES, PORTABLE
 from mcugen.ir import Linear
 from mcugen.lower import probability_drop
 from mcugen.packing.row_major import pack_s4
+from mcugen.reference import gelu, gelu_tanh, relu, relu2
 
 FOLDER = Path(__file__).resolve().parent.parent / "firmware" / "kernels"
 SOURCES = sorted(FOLDER.glob("*.c"))
@@ -638,27 +639,109 @@ def test_attention4_s16_at_its_largest_sums(length):
     check_attention(q, keys, values, (1, 1, 2), 1, probability_drop(length), name="attention4_s16")
 
 
-# ---------------------------------------------------------------- feed-forward
+# ---------------------------------------------------------------- elementwise, heads
 
 
 @quick
+@given(st.data(), st.integers(1, 70), st.booleans())
+def test_add_s16(data, n, in_place):
+    x, b = data.draw(words(n)), data.draw(words(n))
+    (y,) = run_c("add_s16", *((InOut(x), Same(0)) if in_place else (Out("int16", (n,)), x)), b, n)
+    equal(y, kernels.add_s16(x, b))
+    assert y.tolist() == [min(max(int(one) + int(two), -32768), 32767) for one, two in zip(x, b, strict=True)]
+
+
+@quick
+@given(st.data(), st.integers(1, 70), st.integers(0, 32767) | st.sampled_from([0, 1, 32767]), st.booleans())
+def test_scale_s16(data, n, weight, in_place):
+    x = data.draw(words(n))
+    (y,) = run_c("scale_s16", *((InOut(x), Same(0)) if in_place else (Out("int16", (n,)), x)), n, weight)
+    equal(y, kernels.scale_s16(x, np.int16(weight)))
+    np.testing.assert_allclose(y, x * (weight / 2**15), atol=0.5)
+
+
+@quick
+@given(st.data(), st.integers(1, 4), st.integers(1, 24), st.integers(-14, 15))
+def test_headnorm_s16(data, heads, dim, gain_frac):
+    """Each head alone, with its own gains."""
+    x, gain = data.draw(words(heads * dim)), data.draw(words(heads * dim))
+    eps = data.draw(st.just(1) | st.integers(1, 2**46))
+    norm = Struct(CNorm, {"gain": gain, "dim": dim, "gain_frac": gain_frac, "eps": eps})
+    (y,) = run_c("headnorm_s16", Out("int16", x.shape), x, heads, norm, library().mg_rmsnorm_s16)
+    equal(y, kernels.headnorm_s16(x, gain, gain_frac, eps, heads))
+    for head in range(heads):
+        own = slice(head * dim, (head + 1) * dim)
+        equal(y[own], kernels.rmsnorm_s16(x[own], gain[own], gain_frac, eps))
+
+
+# ---------------------------------------------------------------- feed-forward
+
+GATES = {"swiglu_s16": True, "geglu_s16": True, "geglu_tanh_s16": True, "reglu_s16": False, "relu2glu_s16": False}
+
+
+def check_gate(kernel: str, gate: np.ndarray, up: np.ndarray, gate_frac: int, shift: int, in_place: bool) -> None:
+    """gate_frac: of the kernels that meet a table."""
+    parameters = (gate_frac, shift) if GATES[kernel] else (shift,)
+    y_and_gate = (InOut(gate), Same(0)) if in_place else (Out("int16", gate.shape), gate)
+    (y,) = run_c(kernel, *y_and_gate, up, len(gate), *parameters)
+    equal(y, getattr(kernels, kernel)(gate, up, *parameters))
+
+
+@pytest.mark.parametrize("kernel", GATES)
+@quick
 @given(st.data(), st.integers(4, 11), st.integers(1, 30), st.booleans())
-def test_swiglu_s16(data, gate_frac, shift, in_place):
+def test_gates(kernel, data, gate_frac, shift, in_place):
     n = data.draw(st.integers(1, 70))
-    gate, up = data.draw(words(n)), data.draw(words(n))
-    y_and_gate = (InOut(gate), Same(0)) if in_place else (Out("int16", (n,)), gate)
-    (y,) = run_c("swiglu_s16", *y_and_gate, up, n, gate_frac, shift)
-    equal(y, kernels.swiglu_s16(gate, up, gate_frac, shift))
+    check_gate(kernel, data.draw(words(n)), data.draw(words(n)), gate_frac, shift, in_place)
 
 
+@pytest.mark.parametrize("kernel", GATES)
 @pytest.mark.parametrize("up", [-32768, -1, 1, 32767])
 @pytest.mark.parametrize("gate_frac", [4, 7, 11])
 @pytest.mark.parametrize("shift", [1, 15, 30])
-def test_swiglu_s16_of_every_gate(up, gate_frac, shift):
+def test_gates_of_every_value(kernel, up, gate_frac, shift):
     gate = np.arange(-(2**15), 2**15, dtype=np.int16)
-    ups = np.full(len(gate), up, np.int16)
-    (y,) = run_c("swiglu_s16", Out("int16", gate.shape), gate, ups, len(gate), gate_frac, shift)
-    equal(y, kernels.swiglu_s16(gate, ups, gate_frac, shift))
+    check_gate(kernel, gate, np.full(len(gate), up, np.int16), gate_frac, shift, False)
+
+
+# ---------------------------------------------------------------- the router
+
+LOGITS = st.integers(-(2**31), 2**31 - 1) | st.integers(-(2**18), 2**18) | st.sampled_from([-(2**31), 2**31 - 1, 0])
+
+
+def check_route(logits: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    outputs = Out("int32", (count,)), Out("int16", (count,))
+    choice, weight = run_c("route_s32", *outputs, logits, len(logits), count)
+    expected = kernels.route_s32(logits, count)
+    equal(choice, expected[0])
+    equal(weight, expected[1])
+    return choice, weight
+
+
+@quick
+@given(st.data(), st.lists(LOGITS, min_size=1, max_size=kernels.MAX_EXPERTS))
+def test_route_s32(data, logits):
+    count = data.draw(st.integers(1, min(len(logits), 4)) | st.just(len(logits)))
+    choice, weight = check_route(np.array(logits, np.int32), count)
+    assert choice.tolist() == sorted(range(len(logits)), key=lambda i: (-logits[i], i))[:count]
+    assert (np.diff(weight.astype(int)) <= 0).all()
+    assert abs(int(weight.sum()) - 2**15) <= count
+
+
+def test_route_s32_at_every_distance():
+    """Two experts, up to 16 nats apart and beyond: where a step, and where the last weight, ends."""
+    for distance in (*range(0, 2**20, 1021), 2**20 - 1, 2**20, 2**20 + 1, 2**31, 2**32 - 1):
+        logits = np.array([-(2**31), -(2**31) + distance], np.int64).astype(np.int32)
+        _, weight = check_route(logits, 2)
+        near = 1 / (1 + np.exp(-distance / 2**16))
+        np.testing.assert_allclose(weight, [near * 2**15, (1 - near) * 2**15], atol=2**15 * 0.25 * 0.0056 + 2)
+    for high in (2**31 - 1, 0, -5):  # equals: the lowest ids, in their order
+        assert check_route(np.full(64, high, np.int32), 3)[0].tolist() == [0, 1, 2]
+
+
+def test_one_expert_has_all_the_weight():
+    assert check_route(np.array([5, 7, 7], np.int32), 1)[0].tolist() == [1]
+    assert check_route(np.array([5, 7, 7], np.int32), 1)[1].tolist() == [32767]
 
 
 # ---------------------------------------------------------------- the specification against real arithmetic
@@ -762,3 +845,26 @@ def test_swiglu_is_the_formula(up, gate_frac):
     )  # the logistic function is flat beyond 8
     y = kernels.swiglu_s16(gate, np.full(len(gate), up, np.int16), gate_frac, 15)
     np.testing.assert_allclose(y, real, atol=1 + 1.5e-4 * abs(up))
+
+
+@pytest.mark.parametrize("up", [-32768, 1000, 32767])
+@pytest.mark.parametrize(
+    ("kernel", "activation", "gate_frac"),
+    [("geglu_s16", gelu, 4), ("geglu_s16", gelu, 11), ("geglu_tanh_s16", gelu_tanh, 11), ("reglu_s16", relu, 11)],
+)
+def test_gates_are_their_formulas(kernel, activation, gate_frac, up):
+    """Between two entries of Phi's table, a straight line is off by up to 0.0019: h**2 / 8 of its curvature."""
+    gate = np.arange(-(2**15), 2**15, 7).astype(np.int16)
+    parameters = {"gate_frac": gate_frac} if GATES[kernel] else {}
+    y = getattr(kernels, kernel)(gate, np.full(len(gate), up, np.int16), **parameters, shift=15)
+    real = activation(gate / 2**gate_frac) * 2**gate_frac * up / 2**15
+    size = np.abs(gate.astype(float))
+    loose = 0.0019 * np.minimum(size, 5 * 2**gate_frac) + size / 2**15
+    assert (np.abs(y - real) <= 1 + (loose + 0.5) * abs(up) / 2**15).all()
+
+
+@pytest.mark.parametrize("up", [-32768, 1000, 32767])
+def test_relu2glu_is_the_formula(up):
+    gate = np.arange(-(2**15), 2**15, 7).astype(np.int16)
+    y = kernels.relu2glu_s16(gate, np.full(len(gate), up, np.int16), 15)
+    np.testing.assert_allclose(y, relu2(gate.astype(float)) / 2**15 * up / 2**15, atol=0.5 + abs(up) / 2**16)

@@ -19,7 +19,7 @@ RANKS = {
     1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "sweep", "emulate.registers", "emulate.gdb", "emulate.instructions",
         "tflm.model", "microtvm.mlf", "workers", "recipes", "rounding", "split"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
-    2: ("kernels", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "boards", "ports", "flags", "project",
+    2: ("kernels", "plain", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "boards", "ports", "flags", "project",
         "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
     3: ("console", "checkpoints", "huggingface", "gguf_file", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host", "tokenizer_json", "vocabulary",

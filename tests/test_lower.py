@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import NEAREST, SHAPES, configs, fc8, quantized, shapes, stories, stories_tokens
+from zoo import NEAREST, SHAPES, architectures, configs, fc8, quantized, shapes, stories, stories_tokens
 
 from mcugen import families
 from mcugen import lower as lowering
 from mcugen.errors import InputError, InternalError, UsageError
 from mcugen.families import FAMILIES, LINEAR, LINEAR4, PORTABLE, Family, choose_family
 from mcugen.fc8 import is_fc8
-from mcugen.ir import FC_MATRICES, Buffer, Config, Graph, KernelVariant, Linear, Op
+from mcugen.ir import FC_MATRICES, Bank, Buffer, Config, Graph, KernelVariant, Linear, Op
 from mcugen.kernels import accumulator_bound
 from mcugen.lower import MAX_BATCH, check_graph, lower, probability_drop
 from mcugen.quantize import quantize, text_calibration
@@ -234,8 +234,9 @@ def check_ranges(graph: Graph) -> None:
                 assert p["table"].bits == 8
                 assert 1 <= p["table"].shift <= 62
             case kernel if kernel in (*LINEAR, *LINEAR4):
-                check_matrix(p["w"])
-                assert p["w"].bits == (8 if kernel in LINEAR else 4)
+                for w in p["w"].matrices if isinstance(p["w"], Bank) else [p["w"]]:
+                    check_matrix(w)
+                    assert w.bits == (8 if kernel in LINEAR else 4)
             case "fc_s16" | "fc_add_s16":
                 check_linear(p["w"])
                 multiplier, shift = p["w"].fc
@@ -243,10 +244,10 @@ def check_ranges(graph: Graph) -> None:
                 assert -31 <= shift <= 0
                 assert 1 <= p["w"].shift <= 32
                 assert p["w"].codes.shape[1] * 127 * 127 < 2**31
-            case "rmsnorm_s16":
+            case "rmsnorm_s16" | "headnorm_s16":
                 assert p["norm"].gain.dtype == np.int16
                 assert -14 <= p["norm"].gain_frac <= 15
-                assert 1 <= p["eps"] < 2**46  # the numpy twin's bit_length is exact there
+                assert 1 <= p["norm"].eps < 2**46  # the numpy twin's bit_length is exact there
             case "rope_s16":
                 assert (p["rope_step"].dtype, p["rope_step"].shape) == (np.uint32, (config.head_dim // 2,))
             case "rope_s8" | "rebase_s8":
@@ -257,9 +258,20 @@ def check_ranges(graph: Graph) -> None:
                 assert config.n_heads % config.n_kv_heads == 0
                 assert config.head_dim % 2 == 0
                 assert config.head_dim <= 256
-            case "swiglu_s16":
+            case "swiglu_s16" | "geglu_s16" | "geglu_tanh_s16":
                 assert 1 <= p["shift"] <= 30
                 assert 4 <= p["gate_frac"] <= 11
+            case "reglu_s16" | "relu2glu_s16":
+                assert 1 <= p["shift"] <= 30
+            case "add_s16":
+                assert "bias" not in p or (p["bias"].dtype, p["bias"].shape) == (
+                    np.int16,
+                    graph.buffers[op.label].shape,
+                )
+            case "scale_s16":
+                assert 0 <= p["rank"] < config.experts_per_token
+            case "route_s32":
+                assert 1 <= config.experts_per_token <= config.n_experts <= 64
             case "block_s8":
                 assert not p
             case _:
@@ -276,6 +288,12 @@ def test_ranges_in_any_shape(config, seed, bits, data):
 @shapes()
 def test_ranges_on_the_zoo(config, integers):
     check_ranges(lower(integers(config), config.seq_len))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@architectures()
+def test_ranges_of_relatives_of_llama(config, bits):
+    check_ranges(lower(quantized(config, bits=bits), config.seq_len))
 
 
 @pytest.mark.parametrize("bits", [8, 4])

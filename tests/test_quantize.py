@@ -432,7 +432,7 @@ def test_any_shape_quantises(config, seed, bits):
     assert (q.name, q.config, q.sha256) == (model.name, config, model.sha256)
     assert q.recipe == f"w{bits}a8kv8, calibrated on random tokens"
     assert q.max_position == 2 * config.seq_len
-    assert q.eps >= 1
+    assert all(norm.eps >= 1 for norm in (q.final_norm, *(layer.att_norm for layer in q.layers)))
     assert q.rope_step.dtype == np.uint32
     frequency = 10000.0 ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
     np.testing.assert_allclose(q.rope_step * (2 * np.pi / 2**32), frequency, rtol=1e-4)

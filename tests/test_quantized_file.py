@@ -19,7 +19,19 @@ import pytest
 import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import NEAREST, SHAPES, configs, fc8, model_of, quantized, random_tokenizer, random_tokens, shapes
+from zoo import (
+    ARCHITECTURES,
+    NEAREST,
+    SHAPES,
+    architectures,
+    configs,
+    fc8,
+    model_of,
+    quantized,
+    random_tokenizer,
+    random_tokens,
+    shapes,
+)
 
 from mcugen.errors import InputError, InternalError
 from mcugen.ir import FC_MATRICES, Config, QuantizedModel, Tokenizer
@@ -60,7 +72,21 @@ INTEGERS = pytest.mark.parametrize(
 @INTEGERS
 @shapes()
 def test_a_model_comes_back(config: Config, integers: Callable[[Config], QuantizedModel], tmp_path: Path) -> None:
-    model = integers(config)
+    check_comes_back(integers(config), tmp_path)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+@architectures()
+def test_a_relative_of_llama_comes_back(config: Config, bits: int, tmp_path: Path) -> None:
+    check_comes_back(quantized(config, bits=bits), tmp_path)
+
+
+def test_windows_and_frequencies_come_back(tmp_path: Path) -> None:
+    config = dataclasses.replace(NARROW, layer_windows=(0, 3, 2), rope_factors=(4.0,), local_rope_theta=100.0)
+    check_comes_back(dataclasses.replace(quantized(NARROW), config=config), tmp_path)
+
+
+def check_comes_back(model: QuantizedModel, tmp_path: Path) -> None:
     content = save_quantized(model)
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -322,7 +348,7 @@ def in_range(low: str, high: str) -> str:
 
 
 def counted(names: int) -> str:
-    return f"quantize the model again: version 3 has {names} of that kind here"
+    return f"quantize the model again: version 4 has {names} of that kind here"
 
 
 HEX = 'it must be a positive number in hexadecimal, as in "0x1.0p+0"'
@@ -336,14 +362,15 @@ GROUPS = "it must be one of (0, 32, 64), and 0 for 8 bits"
         # names
         (drop("recipe"), "entry recipe is missing", counted(9)),
         (put("more", 1), "entry 'more' is unknown", counted(9)),
-        (drop("config/dim"), "config dim is missing", counted(10)),
-        (put("config/more", 1), "config 'more' is unknown", counted(10)),
-        (drop("integers/eps"), "integer eps is missing", counted(36)),
-        (put("integers/more", 1), "integer 'more' is unknown", counted(36)),
+        (drop("config/dim"), "config dim is missing", counted(23)),
+        (put("config/more", 1), "config 'more' is unknown", counted(23)),
+        (drop("integers/final_norm.eps"), "integer final_norm.eps is missing", counted(38)),
+        (put("integers/eps", 1), "integer 'eps' is unknown", counted(38)),
+        (put("integers/more", 1), "integer 'more' is unknown", counted(38)),
         (drop("layers.0.wq.codes"), "tensor layers.0.wq.codes is missing", counted(25)),
         (tensor("more", np.zeros(1, "<i1")), "tensor 'more' is unknown", counted(25)),
         (drop("tokenizer/bos"), "tokenizer setting bos is missing", counted(6)),
-        (put("config/n_layers", 2), "integer layers.1.att_norm.gain_frac is missing", counted(63)),
+        (put("config/n_layers", 2), "integer layers.1.att_norm.eps is missing", counted(67)),
         (put("tokenizer", None), "tensor 'tokenizer.offsets' is unknown", counted(22)),
         # config
         (put("config", []), "config is []", "it must be a mapping of names to values"),
@@ -369,8 +396,12 @@ GROUPS = "it must be one of (0, 32, 64), and 0 for 8 bits"
         (put("config/norm_eps", "small"), "norm_eps is 'small'", HEX),
         # integers, at the ends of kernels.h's ranges
         (put("integers", None), "integers is None", "it must be a mapping of names to values"),
-        (put("integers/eps", 0), "eps is 0", in_range("1", "281,474,976,710,656")),
-        (put("integers/eps", 2**48 + 1), f"eps is {2**48 + 1}", in_range("1", "281,474,976,710,656")),
+        (put("integers/final_norm.eps", 0), "final_norm.eps is 0", in_range("1", "281,474,976,710,656")),
+        (
+            put("integers/layers.0.ffn_norm.eps", 2**48 + 1),
+            f"layers.0.ffn_norm.eps is {2**48 + 1}",
+            in_range("1", "281,474,976,710,656"),
+        ),
         (put("integers/max_position", 8), "max_position is 8", in_range("9", "1,073,741,824")),
         (put("integers/embedding.shift", 0), "embedding.shift is 0", in_range("1", "62")),
         (put("integers/embedding.shift", 63), "embedding.shift is 63", in_range("1", "62")),
@@ -477,14 +508,138 @@ def test_a_wrong_entry_of_an_int4_model_is_refused(change: Change, what: str, hi
     assert refusal(changed(change, INT4)) == (what, hint)
 
 
-def test_a_file_of_version_2_is_read() -> None:
-    """It has no fc; nothing else has changed since."""
+def aged(version: int) -> Change:
+    """The header as version 2 and 3 had it: one epsilon, and a config without what relatives of Llama add."""
+
+    def change(head: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        head["version"] = version
+        head["config"] = {name: head["config"][name] for name in OLD_CONFIG}
+        eps = {head["integers"].pop(name) for name in list(head["integers"]) if name.endswith("norm.eps")}
+        (head["integers"]["eps"],) = eps
+
+    return change
+
+
+OLD_CONFIG = (
+    "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len", "shared_classifier",
+    "rope_theta", "norm_eps",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_file_of_version_2_and_3_is_read(version: int) -> None:
+    """Version 2 has no fc."""
     for content, model in ((FULL, quantized(MQA)), (INT4, quantized(MQA, bits=4))):
-        assert header(content)["version"] == 3
-        assert same(load_quantized(changed(put("version", 2), content)), (model, TOKENIZER))
-    assert refusal(changed(put("version", 2), FC8)) == (
-        "integer 'layers.0.w1.fc_multiplier' is unknown", counted(36),
-    )  # fmt: skip
+        assert header(content)["version"] == 4
+        assert same(load_quantized(changed(aged(version), content)), (model, TOKENIZER))
+    if version == 3:
+        assert same(load_quantized(changed(aged(3), FC8)), (fc8(MQA), TOKENIZER))
+    else:
+        assert refusal(changed(aged(2), FC8)) == (
+            "integer 'layers.0.w1.fc_multiplier' is unknown", counted(36),
+        )  # fmt: skip
+
+
+def test_a_file_of_version_3_has_no_relatives_of_llama() -> None:
+    content = changed(put("version", 3), save_quantized(quantized(ARCHITECTURES["qwen2"])))
+    assert refusal(content) == ("config 'activation' is unknown", counted(10))
+
+
+# What close relatives of Llama add, in two models that together have all of it.
+ALL = save_quantized(quantized(ARCHITECTURES["all"]))
+MOE = save_quantized(quantized(ARCHITECTURES["moe2"], bits=4))
+
+
+@pytest.mark.parametrize(
+    ("content", "change", "what", "hint"),
+    [
+        (ALL, put("config/head_size", 7), "head_dim is 7", "it must be even and at most 256"),
+        (ALL, put("config/head_size", 258), "head_size is 258", in_range("0", "256")),
+        (ALL, put("config/head_size", 4), "tensor layers.0.query_norm.gain has the shape (48,)", "its config asks for (24,)"),
+        (
+            ALL,
+            put("config/head_size", 0),
+            "dim 34, n_heads 6 and n_kv_heads 3 do not go together",
+            "each must be a multiple of the next",
+        ),
+        (
+            ALL,
+            put("config/activation", "tanh"),
+            "activation is 'tanh'",
+            "it must be one of silu, gelu, gelu_tanh, relu, relu2",
+        ),
+        (ALL, put("config/activation", ["gelu"]), "activation is ['gelu']", "it must be one of silu, gelu, gelu_tanh, relu, relu2"),
+        (ALL, put("config/attention_bias", 1), "attention_bias is 1", "it must be true or false"),
+        (ALL, put("config/attention_bias", False), "tensor 'layers.0.key_bias' is unknown", counted(54)),
+        (ALL, put("config/mlp_bias", False), "tensor 'layers.0.down_bias' is unknown", counted(54)),
+        (ALL, put("config/qk_norm", False), "integer 'layers.0.key_norm.eps' is unknown", counted(75)),
+        (ALL, put("config/post_norms", False), "integer 'layers.0.post_att_norm.eps' is unknown", counted(75)),
+        (ALL, put("config/embedding_scale", "-0x1p+0"), "embedding_scale is '-0x1p+0'", HEX),
+        (ALL, put("config/logit_scale", 0), "logit_scale is 0", HEX),
+        (ALL, put("config/layer_windows", 8), "layer_windows is 8", "it must be a list"),
+        (ALL, put("config/layer_windows", [8]), "layer_windows has 1 entries", "it must have 2, or 0"),
+        (ALL, put("config/layer_windows", [8, -1]), "layer_windows is -1", in_range("0", "1,048,576")),
+        (ALL, put("config/rope_factors", ["0x1p+0"]), "rope_factors has 1 entries", "it must have 4, or 0"),
+        (ALL, put("config/rope_factors", ["0x0p+0"]), "rope_factors is '0x0p+0'", HEX),
+        (ALL, put("config/local_rope_theta", "x"), "local_rope_theta is 'x'", HEX),
+        (ALL, put("config/n_experts", 65), "n_experts is 65", in_range("0", "64")),
+        (ALL, put("config/experts_per_token", 1), "experts_per_token is 1", in_range("0", "0")),
+        (ALL, put("integers/layers.1.query_norm.eps", 0), "layers.1.query_norm.eps is 0", in_range("1", "281,474,976,710,656")),
+        (ALL, put("integers/layers.1.post_ffn_norm.gain_frac", 16), "layers.1.post_ffn_norm.gain_frac is 16", in_range("-14", "15")),
+        (
+            ALL,
+            tensor("layers.0.query_bias", np.zeros(47, "<i2")),
+            "tensor layers.0.query_bias has the shape (47,)",
+            "its config asks for (48,)",
+        ),
+        (ALL, tensor("layers.0.up_bias", np.zeros(30, "<i4")), "tensor layers.0.up_bias is of type int32", "it must be int16"),
+        (MOE, put("config/experts_per_token", 0), "experts_per_token is 0", in_range("1", "4")),
+        (MOE, put("config/experts_per_token", 5), "experts_per_token is 5", in_range("1", "4")),
+        (MOE, put("config/mlp_bias", True), "mlp_bias is true of a mixture of experts", "their biases are not known here: false"),
+        (MOE, put("integers/layers.0.router.bits", 4), "layers.0.router.bits is 4", in_range("8", "8")),
+        (MOE, put("integers/layers.0.router.shift", 15), "layers.0.router.shift is 15", in_range("16", "32")),
+        (MOE, put("integers/layers.1.experts.3.w2.shift", 33), "layers.1.experts.3.w2.shift is 33", in_range("16", "32")),
+        (
+            MOE,
+            lambda head, _: head["integers"].update({"layers.1.experts.3.w2.bits": 8, "layers.1.experts.3.w2.group": 0}),
+            "layers.1.experts.3.w2.bits is 8",
+            "experts have matrices of the same bits, and layers.1.experts.0.w2.bits is 4",
+        ),
+        (MOE, drop("layers.0.experts.2.w3.codes"), "tensor layers.0.experts.2.w3.codes is missing", counted(111)),
+        (MOE, element("layers.0.experts.2.w3.codes", 8), "tensor layers.0.experts.2.w3.codes holds 8", "its values must be in [-8, 7]"),
+        (MOE, element("layers.0.router.codes", -128), "tensor layers.0.router.codes holds -128", "its values must be in [-127, 127]"),
+        (MOE, put("config/n_experts", 3), "integer 'layers.0.experts.3.w1.bits' is unknown", counted(109)),
+    ],
+)  # fmt: skip
+def test_a_wrong_entry_of_a_relative_is_refused(content: bytes, change: Change, what: str, hint: str) -> None:
+    assert refusal(changed(change, content)) == (what, hint)
+
+
+def test_the_accumulators_of_routers_and_experts_are_checked() -> None:
+    for name in ("layers.0.router", "layers.1.experts.2.w1"):
+        codes = stored(MOE)[f"{name}.codes"]
+        row = tensor(f"{name}.codes", np.full_like(codes, 127 if "router" in name else 7))
+        many = tensor(f"{name}.group_scale", np.full((len(codes), 2), 127, "<i1"))
+
+        def change(
+            head: dict[str, Any], tensors: dict[str, np.ndarray], name: str = name, row=row, many=many
+        ) -> None:
+            row(head, tensors)
+            if f"{name}.group_scale" in tensors:
+                many(head, tensors)
+            head["integers"][f"{name}.shift"] = 16
+
+        assert refusal(changed(change, MOE))[0].startswith(f"an accumulator of {name}.codes can reach ")
+
+
+def test_a_bias_of_zeros_is_not_stored() -> None:
+    model = quantized(ARCHITECTURES["qwen2"])
+    assert stored(save_quantized(model))["layers.0.query_bias"].any()
+    layers = tuple(dataclasses.replace(layer, query_bias=None) for layer in model.layers)
+    without = dataclasses.replace(model, layers=layers)
+    content = save_quantized(without)
+    assert "layers.0.query_bias" not in stored(content)
+    assert same(load_quantized(content)[0], without)
 
 
 def test_an_fc_is_two_integers_of_a_matrix() -> None:
@@ -506,11 +661,11 @@ def test_the_shift_of_a_matrix_with_an_fc(shift: int) -> None:
 @pytest.mark.parametrize(
     ("change", "what", "hint"),
     [
-        (drop("integers/layers.0.wq.fc_multiplier"), "integer layers.0.wq.fc_multiplier is missing", counted(48)),
-        (drop("integers/layers.0.w2.fc_shift"), "integer layers.0.w2.fc_shift is missing", counted(48)),
-        (drop("integers/layers.0.wq.fc_shift"), "integer 'layers.0.w1.fc_multiplier' is unknown", counted(36)),
-        (put("integers/layers.0.wv.fc_shift", 0), "integer 'layers.0.wv.fc_shift' is unknown", counted(48)),
-        (put("integers/classifier.fc_shift", 0), "integer 'classifier.fc_shift' is unknown", counted(48)),
+        (drop("integers/layers.0.wq.fc_multiplier"), "integer layers.0.wq.fc_multiplier is missing", counted(50)),
+        (drop("integers/layers.0.w2.fc_shift"), "integer layers.0.w2.fc_shift is missing", counted(50)),
+        (drop("integers/layers.0.wq.fc_shift"), "integer 'layers.0.w1.fc_multiplier' is unknown", counted(38)),
+        (put("integers/layers.0.wv.fc_shift", 0), "integer 'layers.0.wv.fc_shift' is unknown", counted(50)),
+        (put("integers/classifier.fc_shift", 0), "integer 'classifier.fc_shift' is unknown", counted(50)),
         (put("integers/layers.0.wo.fc_shift", 1), "layers.0.wo.fc_shift is 1", in_range("-31", "0")),
         (put("integers/layers.0.wo.fc_shift", -32), "layers.0.wo.fc_shift is -32", in_range("-31", "0")),
         (put("integers/layers.0.wo.fc_shift", 0.0), "layers.0.wo.fc_shift is 0.0", in_range("-31", "0")),
@@ -737,11 +892,12 @@ def paths(value: object, at: str = "") -> list[str]:
 
 
 @settings(max_examples=200)
-@given(st.sampled_from(paths(header(FULL))), JSON)
-def test_any_value_anywhere_in_the_header_is_checked(path: str, value: object) -> None:
+@given(st.sampled_from([(c, path) for c in (FULL, ALL, MOE) for path in paths(header(c))]), JSON)
+def test_any_value_anywhere_in_the_header_is_checked(place: tuple[bytes, str], value: object) -> None:
+    content, path = place
     if path == "digest":
         return
-    loaded = read_or_refuse(changed(put(path, value)))
+    loaded = read_or_refuse(changed(put(path, value), content))
     if loaded is not None:  # what was let in is what the file says, and can be written again
         assert load_quantized(save_quantized(*loaded)) is not None
 

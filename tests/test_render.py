@@ -53,7 +53,7 @@ def linear(rows: int, cols: int, step: int, shift: int = 29, bits: int = 8) -> L
 
 
 def norm(step: int) -> Norm:
-    return Norm(ramp(SHAPE.dim, step=step, low=9000, high=23000).astype(np.int16), 0)
+    return Norm(ramp(SHAPE.dim, step=step, low=9000, high=23000).astype(np.int16), 0, 1884)
 
 
 @functools.cache
@@ -69,7 +69,7 @@ def tiny(name: str = "tiny", board: str = "nucleo", batch: int = 1, bits: int = 
         w2=matrix(dim, hidden, 61),
     )  # fmt: skip
     model = QuantizedModel(
-        name, SHAPE, linear(vocab, dim, 67, shift=15), (layer,), norm(3001), linear(vocab, dim, 71, shift=24), 1884,
+        name, SHAPE, linear(vocab, dim, 67, shift=15), (layer,), norm(3001), linear(vocab, dim, 71, shift=24),
         np.array([683565276, 6835653], np.uint32), 16, "5eed" * 16, "by formula",
     )  # fmt: skip
     return layouts.lay_out(model, zoo.random_tokenizer(vocab), load_board(board), 6, batch)

@@ -34,7 +34,7 @@ class ByHand:
             self.turn_back()
         x = k.embed_s16(np.int64(token), m.embedding)
         for layer, keys, values in zip(m.layers, self.keys, self.values, strict=True):
-            h = k.block_s8(k.rmsnorm_s16(x, layer.att_norm.gain, layer.att_norm.gain_frac, m.eps))
+            h = k.block_s8(k.rmsnorm_s16(x, layer.att_norm.gain, layer.att_norm.gain_frac, layer.att_norm.eps))
             position = np.int64(self.position)
             q = k.rope_s16(self.linear("s16", *h, layer.wq), position, m.rope_step)
             key = self.linear("s16", *h, layer.wk)
@@ -46,7 +46,7 @@ class ByHand:
                 m.config.n_heads, m.config.n_kv_heads, layer.score_shift, drop,
             )[0]  # fmt: skip
             x = self.linear("add_s16", x, *k.block_s8(out), layer.wo)
-            h = k.block_s8(k.rmsnorm_s16(x, layer.ffn_norm.gain, layer.ffn_norm.gain_frac, m.eps))
+            h = k.block_s8(k.rmsnorm_s16(x, layer.ffn_norm.gain, layer.ffn_norm.gain_frac, layer.ffn_norm.eps))
             hidden = k.swiglu_s16(
                 self.linear("s16", *h, layer.w1),
                 self.linear("s16", *h, layer.w3),
@@ -55,7 +55,7 @@ class ByHand:
             )
             x = self.linear("add_s16", x, *k.block_s8(hidden), layer.w2)
         self.position += 1
-        normed = k.rmsnorm_s16(x, m.final_norm.gain, m.final_norm.gain_frac, m.eps)
+        normed = k.rmsnorm_s16(x, m.final_norm.gain, m.final_norm.gain_frac, m.final_norm.eps)
         return k.linear_s32(*k.block_s8(normed), m.classifier)
 
     def linear(self, output: str, *operands: object) -> np.ndarray:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from mcugen import tables
+from mcugen.reference import gelu, gelu_tanh
 
 FOLDER = Path(__file__).resolve().parent.parent / "firmware" / "kernels"
-NAMES = ("EXP2_Q15", "SINE_Q15", "SIGMOID_Q15")
+NAMES = ("EXP2_Q15", "SINE_Q15", "SIGMOID_Q15", "PHI_Q15", "PHI_TANH_Q15")
 C_TYPES = {"uint16": ctypes.c_uint16, "int16": ctypes.c_int16}
 
 
@@ -70,3 +71,15 @@ def test_sigmoid_is_symmetric_and_rises():
     steps = np.diff(sigmoid)
     assert steps.min() > 0
     assert steps.max() <= 2**11  # swiglu.c's bound on an interpolation step
+
+
+@pytest.mark.parametrize(("name", "activation"), [("PHI_Q15", gelu), ("PHI_TANH_Q15", gelu_tanh)])
+def test_phi_is_gelu_without_its_factor(name, activation):
+    phi = getattr(tables, name).astype(int)
+    x = (np.arange(65) - 32) / 4
+    real = np.divide(activation(x), x, out=np.full(65, 0.5), where=x != 0) * 32768
+    assert phi[32] == 16384
+    np.testing.assert_allclose(phi, np.minimum(real, 32767), rtol=0, atol=0.5 + 1e-9)
+    steps = np.diff(phi)
+    assert steps.min() >= 0
+    assert steps.max() <= 2**12  # fixedpoint.h's bound on an interpolation step

@@ -88,7 +88,7 @@ def test_the_integers_are_those_of_the_layer() -> None:
     passed = {op.label: [a.value for a in arguments(op, graph) if isinstance(a, Integer)] for op in graph.ops}
     assert passed["layers.1.wo"] == [layer.wo.shift]
     assert passed["layers.1.swiglu"] == [layer.gate_frac, layer.swiglu_shift]
-    assert passed["layers.1.att_norm"] == [layer.att_norm.gain_frac, graph.model.eps]
+    assert passed["layers.1.att_norm"] == [layer.att_norm.gain_frac, layer.att_norm.eps]
 
 
 def test_a_prototype_names_every_parameter() -> None:

@@ -23,6 +23,7 @@ from mcugen.lower import lower
 from mcugen.microtvm.emitter import emit
 from mcugen.microtvm.functions import functions_of
 from mcugen.microtvm.render import PREFIX, RING_BYTES, render_microtvm
+from mcugen.plain import check_plain
 from mcugen.plan import plan_memory
 
 # Of kernels, runtime and application: 14,219 at most for stories260K (gcc, int4, Cortex-M0+); twice that, since a
@@ -38,8 +39,10 @@ def _planned(model: QuantizedModel, board: Board, context: int) -> tuple[Graph, 
 def lay_out_microtvm(model: QuantizedModel, tokenizer: Tokenizer, board: Board, context: int | None = None) -> Layout:
     """Lower and plan for `context`, or for the largest context up to the trained one that fits the board.
 
-    Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
+    Raises UsageError for an impossible context or a model with ops of its own (mcugen.plain), DoesNotFitError where
+    flash or RAM are too small.
     """
+    check_plain(model.config, model.name, "microtvm")
     code = CODE_BYTES + vocabulary_bytes(tokenizer)
 
     def planned(slots: int) -> Planned:

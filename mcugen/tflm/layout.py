@@ -20,6 +20,7 @@ from mcugen.layout import (
     vocabulary_bytes,
 )
 from mcugen.lower import lower
+from mcugen.plain import check_plain
 from mcugen.plan import plan_memory
 from mcugen.tflm.arena import ArenaDemand, arena_demand, recommended
 from mcugen.tflm.flatbuffer import write
@@ -63,8 +64,10 @@ def _planned(model: QuantizedModel, board: Board, context: int) -> tuple[Graph, 
 def lay_out_tflm(model: QuantizedModel, tokenizer: Tokenizer, board: Board, context: int | None = None) -> TflmLayout:
     """Lower and plan for `context`, or for the largest context up to the trained one that fits the board.
 
-    Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
+    Raises UsageError for an impossible context or a model with ops of its own (mcugen.plain), DoesNotFitError where
+    flash or RAM are too small.
     """
+    check_plain(model.config, model.name, "tflm")
     graph, plan = _planned(model, board, 1)
     tables = len(write(to_tflite(graph, plan, ""))) - sum(size for _, size in plan.flash)  # as large at any context
     code = choose_family(board.features).code_bytes + vocabulary_bytes(tokenizer) + INTERPRETER_CODE + tables
