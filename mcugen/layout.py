@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from mcugen import __version__
 from mcugen.boards import list_boards, load_board
 from mcugen.ctext import model_prefix
+from mcugen.errors import UsageError
 from mcugen.families import choose_family
 from mcugen.fit import Demand, check_fits, demand_of, largest_context
 from mcugen.generate import suffix_tokens
@@ -92,6 +93,16 @@ def fit_context(
     check_plan(graph, plan)
     check_fits(graph, plan, board, demand, ram_at=lambda slots: planned(slots)[2].ram, boards=list_boards())
     return Layout(board, tokenizer, graph, plan, demand, largest)
+
+
+def check_rings(model: QuantizedModel, target: str) -> None:
+    """Raise UsageError where a target that counts one ring for all layers cannot take a model."""
+    if any(model.config.layer_windows):
+        raise UsageError(
+            f"{model.name} has windows of single layers (layer_windows), which the {target} target does not have",
+            where="--target",
+            hint="--target c",
+        )
 
 
 def plan_text(layout: Layout) -> str:

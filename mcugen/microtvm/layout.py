@@ -14,6 +14,7 @@ from mcugen.layout import (
     STATIC_BYTES,
     Layout,
     Planned,
+    check_rings,
     fit_context,
     on_host,
     provenance,
@@ -40,6 +41,7 @@ def lay_out_microtvm(model: QuantizedModel, tokenizer: Tokenizer, board: Board, 
 
     Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
     """
+    check_rings(model, "microTVM")
     code = CODE_BYTES + vocabulary_bytes(tokenizer)
 
     def planned(slots: int) -> Planned:

@@ -14,6 +14,7 @@ from mcugen.layout import (
     STATIC_BYTES,
     Layout,
     Planned,
+    check_rings,
     fit_context,
     on_host,
     provenance,
@@ -65,6 +66,7 @@ def lay_out_tflm(model: QuantizedModel, tokenizer: Tokenizer, board: Board, cont
 
     Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
     """
+    check_rings(model, "TensorFlow Lite Micro")
     graph, plan = _planned(model, board, 1)
     tables = len(write(to_tflite(graph, plan, ""))) - sum(size for _, size in plan.flash)  # as large at any context
     code = choose_family(board.features).code_bytes + vocabulary_bytes(tokenizer) + INTERPRETER_CODE + tables
