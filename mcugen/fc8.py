@@ -54,7 +54,7 @@ def to_fc8(
     and for models that TFLite Micro does not compute (mcugen.plain), InputError where a scale leaves the range of the
     integer arithmetic.
     """
-    check_plain(model.config, model.name, "tflm")
+    check_plain(model, "tflm")
     bits = model.layers[0].wq.bits
     if bits != 8:
         raise UsageError(

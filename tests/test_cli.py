@@ -39,7 +39,7 @@ LADDER_KEYS = [
 REPORT_KEYS = ["difference", "machine", "ops", "rung", "tokens", "values"]
 PLAN_KEYS = [
     "arena_bytes", "board", "buffers", "context", "flash", "kernels", "largest_context", "live_bytes", "lower_bound",
-    "model", "peak", "prefill", "ram",
+    "model", "peak", "prefill", "ram", "rings", "sinks",
 ]  # fmt: skip
 
 
@@ -492,6 +492,54 @@ def test_a_build_remembers_its_weights_and_its_prefill(files: Files) -> None:
         bits = 4 if "int4" in more else 8
         assert json.loads(Path("out", MARKER).read_text())["recipe"].startswith(f"w{bits}a8kv8")
         assert ("mg_linear4_s16" in Path("out/tiny.c").read_text()) == (bits == 4)
+
+
+def test_sinks_are_planned_built_and_remembered(files: Files) -> None:
+    """As the generated command has them; a tiny vocabulary's prompt is longer than the ring."""
+    named = [*files.named, "--context", 6, "--sinks", 2]
+    found = json.loads(done("plan", *named, "--json"))
+    assert (found["sinks"], found["rings"]) == (2, [{"slots": 6, "sinks": 2}])
+    assert found["ram"]["ring"] == (2 * 6 + 2 * 2) * SHAPE.kv_dim
+    done("build", *named, "--board", "host", "--verify-tokens", 40, "--out", "out")
+    command = json.loads(Path("out", MARKER).read_text())["command"]
+    assert command.endswith("--board host --context 6 --sinks 2")
+    assert "    TINY_SINKS = 2, /*" in Path("out/tiny.h").read_text()
+    tokenizer = read_tokenizer(files.folder / "tiny-tokenizer.bin", 300)
+    source = sources.open_source(Path(files.model), files.folder / "tiny-tokenizer.bin")
+    layout = layouts.lay_out(sources.quantize_source(source, None), tokenizer, ladder.HOST, 6, sinks=2)
+    ours = list(generate(layout.graph, tokenizer, "the tin", make_sampler(0.0, 0, 1.0, 1), 20))
+    expected = decode(tokenizer, ours, prompt_tokens(tokenizer, "the tin")[-1]).decode(errors="replace") + "\n"
+    assert done("run", *named, "--board", "host", "--prompt", "the tin", "--tokens", 20, "--quiet") == expected
+
+
+def test_eval_of_streams(files: Files) -> None:
+    named = ["eval", *files.named, "--text", files.folder / "text.txt", "--context", 6]
+    found = json.loads(done(*named, "--stream", 100, "--sinks", "auto", "--json"))
+    assert [tried["sinks"] for tried in found["tried"]] == [0, 1, 4]
+    assert (found["length"], found["context"], found["trained"]) == (100, 6, 12)
+    assert found["beyond"]["tokens"] == found["streams"] * 88
+    count = json.loads(done(*named, "--json"))["tokens"]
+    shown = done(*named, "--stream", 100, "--sinks", 3)
+    assert "context 6, sinks 3, " in " ".join(shown.split())
+    for options, text in (
+        (["--stream", 5000], "the text has {} tokens, fewer than a stream of 5,000\n  where: evaluation\n"
+         "  try:   --stream {}, more --tokens, or a longer text\n"),
+        (["--stream", 50, "--sinks", "few"], "'few' is no number of sinks\n  where: --sinks\n"
+         "  try:   --sinks 4, or --sinks auto\n"),
+        (["--sinks", 1], "--sinks is for streams longer than the context\n  where: --sinks\n"
+         "  try:   add --stream 2304, or leave it out\n"),
+        (["--stream", 50, "--sinks", 6], "6 sinks are outside 0 to 5, for a context of 6 tokens\n  where: --sinks\n"
+         "  try:   --sinks 5\n"),
+    ):  # fmt: skip
+        result = cli(*named, *options)
+        assert result.stderr == "Error: " + text.format(count, count)
+        assert result.exit_code in (2, 3)
+    failed(
+        2,
+        "Error: a stream is measured on a text alone\n  where: --stream\n"
+        "  try:   add --text FILE, without --cases and --sweep\n",
+        "eval", *files.named, "--stream", 50,
+    )  # fmt: skip
 
 
 def test_quantize_with_small_weights(files: Files) -> None:

@@ -427,6 +427,13 @@ def test_the_other_targets_refuse_what_they_do_not_compute(field: str, added: di
         to_fc8(model)
 
 
+def test_the_other_targets_refuse_int4_values() -> None:
+    model = dataclasses.replace(zoo.quantized(zoo.SHAPES["gqa"]), value_bits=4)
+    for lay_out in (lay_out_tflm, lay_out_microtvm):
+        with pytest.raises(UsageError, match="does not compute value_bits 4, which random0 has"):
+            lay_out(model, zoo.random_tokenizer(300), load_board("nucleo"), 4)
+
+
 def test_the_other_targets_take_scales_and_a_head_size_that_is_no_news() -> None:
     model = zoo.quantized(Config(12, 10, 1, 2, 1, 20, 8, True, head_size=6, embedding_scale=2.0, logit_scale=0.5))
     board, tokenizer = load_board("nucleo"), zoo.random_tokenizer(20)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import ladder
 import numpy as np
@@ -23,9 +24,11 @@ from mcugen.errors import UsageError
 from mcugen.ir import Config, Graph, Ring
 from mcugen.layout import plan_text
 from mcugen.lower import check_sinks, lower, ring_slots
+from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.quantized_file import load_quantized, save_quantized
 from mcugen.reference import FloatDecoder, rmsnorm, rope, rope_angles, silu, softmax
 from mcugen.simulate import Simulator
+from mcugen.tflm.layout import lay_out_tflm
 from mcugen.verify import verify, verify_prompt
 
 GQA = zoo.SHAPES["gqa"]
@@ -240,6 +243,22 @@ def test_each_layer_turns_by_its_own_steps() -> None:
     np.testing.assert_array_equal(three.layer_rope_step(2), np.round(10_000.0**-pairs * turns))
 
 
+def test_keys_are_centred_for_the_angles_of_their_layer() -> None:
+    """The first layer, whose keys no angle has touched before, is that of a model with its base everywhere."""
+    config = zoo.LOCAL["three rings"]
+    ours, near, far = (
+        zoo.quantized(c).layers[0]
+        for c in (
+            config,
+            dataclasses.replace(config, rope_theta=100.0, local_rope_theta=0.0),
+            dataclasses.replace(config, local_rope_theta=0.0),
+        )
+    )
+    np.testing.assert_array_equal(ours.key_zero, near.key_zero)
+    np.testing.assert_array_equal(ours.wk.multiplier, near.wk.multiplier)
+    assert (ours.key_zero != far.key_zero).any()
+
+
 @pytest.mark.parametrize("name", zoo.LOCAL)
 def test_the_quantised_file_keeps_windows_and_steps(name: str) -> None:
     model = zoo.quantized(zoo.LOCAL[name])
@@ -307,6 +326,20 @@ def test_sinks_where_no_layer_sees_all_of_the_context() -> None:
         "  try:   leave --sinks out, or --context 3"
     )
     assert ladder.laid_out(zoo.LOCAL["all local"], 3, sinks=1).graph.sinks == 1
+
+
+@pytest.mark.parametrize(
+    ("lay_out", "title"), [(lay_out_tflm, "TensorFlow Lite Micro"), (lay_out_microtvm, "microTVM")]
+)
+def test_targets_with_one_ring_refuse_windows(lay_out: Callable[..., object], title: str) -> None:
+    model, vocabulary = zoo.quantized(LOCAL), zoo.random_tokenizer(300)
+    with pytest.raises(UsageError) as caught:
+        lay_out(model, vocabulary, ladder.HOST, 8)
+    assert str(caught.value) == (
+        f"the {title} target does not compute layer_windows {LOCAL.layer_windows}, which random0 has\n"
+        "  where: --target\n"
+        "  try:   --target c"
+    )
 
 
 # ---------------------------------------------------------------- generated C

@@ -289,6 +289,12 @@ def test_options_that_do_not_go_together(files: test_cli.Files) -> None:
         "  try:   leave --prefill out, or --target tflm\n",
         "verify", *files.named, "--target", "tflm", "--prefill", 4,
     )  # fmt: skip
+    failed(
+        2,
+        "Error: the TensorFlow Lite Micro target keeps the latest tokens only\n  where: --sinks\n"
+        "  try:   leave --sinks out, or --target c\n",
+        "build", *files.named, "--target", "tflm", "--sinks", 1,
+    )  # fmt: skip
     result = cli("build", *files.named, "--target", "tflm", "--fc", "builtin", "--weights", "int4")
     assert (result.exit_code, "where: --fc" in result.stderr) == (2, True)
     assert not Path("build").exists()

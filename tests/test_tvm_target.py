@@ -229,7 +229,11 @@ def test_without_tvm_nothing_is_built(files: test_cli.Files, monkeypatch: pytest
 
 def test_options_that_do_not_go_together(files: test_cli.Files) -> None:
     microtvm.require_tvm()
-    for options, where in ((("--prefill", 4), "--prefill"), (("--fc", "builtin"), "--fc")):
+    for options, where in (
+        (("--prefill", 4), "--prefill"),
+        (("--fc", "builtin"), "--fc"),
+        (("--sinks", 1), "--sinks"),
+    ):
         result = cli("build", *files.named, "--target", "microtvm", *options)
         assert (result.exit_code, f"where: {where}" in result.stderr) == (2, True)
 

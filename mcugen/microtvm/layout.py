@@ -42,7 +42,7 @@ def lay_out_microtvm(model: QuantizedModel, tokenizer: Tokenizer, board: Board, 
     Raises UsageError for an impossible context or a model with ops of its own (mcugen.plain), DoesNotFitError where
     flash or RAM are too small.
     """
-    check_plain(model.config, model.name, "microtvm")
+    check_plain(model, "microtvm")
     code = CODE_BYTES + vocabulary_bytes(tokenizer)
 
     def planned(slots: int) -> Planned:

@@ -67,7 +67,7 @@ def lay_out_tflm(model: QuantizedModel, tokenizer: Tokenizer, board: Board, cont
     Raises UsageError for an impossible context or a model with ops of its own (mcugen.plain), DoesNotFitError where
     flash or RAM are too small.
     """
-    check_plain(model.config, model.name, "tflm")
+    check_plain(model, "tflm")
     graph, plan = _planned(model, board, 1)
     tables = len(write(to_tflite(graph, plan, ""))) - sum(size for _, size in plan.flash)  # as large at any context
     code = choose_family(board.features).code_bytes + vocabulary_bytes(tokenizer) + INTERPRETER_CODE + tables
