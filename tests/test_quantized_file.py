@@ -257,10 +257,10 @@ def test_a_safetensors_file_of_something_else() -> None:
         assert refusal(packed({}, {"mcugen": text})) == (expected, again)
 
 
-@pytest.mark.parametrize("version", [1, 4, 0, "2", True, 2.0, None])
+@pytest.mark.parametrize("version", [1, 5, 0, "2", True, 2.0, None])
 def test_another_version(version: object) -> None:
     assert refusal(changed(lambda head, tensors: head.update(version=version))) == (
-        f"the file is of version {version!r}; this mcugen reads version 2 and 3",
+        f"the file is of version {version!r}; this mcugen reads version 2 to 4",
         "quantize the model again with this mcugen, or read it with the one that wrote it",
     )
 
@@ -317,7 +317,7 @@ def in_range(low: str, high: str) -> str:
 
 
 def counted(names: int) -> str:
-    return f"quantize the model again: version 3 has {names} of that kind here"
+    return f"quantize the model again: version 4 has {names} of that kind here"
 
 
 HEX = 'it must be a positive number in hexadecimal, as in "0x1.0p+0"'
@@ -337,7 +337,7 @@ GROUPS = "it must be one of (0, 32, 64), and 0 for 8 bits"
         (put("integers/more", 1), "integer 'more' is unknown", counted(36)),
         (drop("layers.0.wq.codes"), "tensor layers.0.wq.codes is missing", counted(25)),
         (tensor("more", np.zeros(1, "<i1")), "tensor 'more' is unknown", counted(25)),
-        (drop("tokenizer/bos"), "tokenizer setting bos is missing", counted(6)),
+        (drop("tokenizer/bos"), "tokenizer setting bos is missing", counted(12)),
         (put("config/n_layers", 2), "integer layers.1.att_norm.gain_frac is missing", counted(63)),
         (put("tokenizer", None), "tensor 'tokenizer.offsets' is unknown", counted(22)),
         # config
@@ -472,12 +472,25 @@ def test_a_wrong_entry_of_an_int4_model_is_refused(change: Change, what: str, hi
     assert refusal(changed(change, INT4)) == (what, hint)
 
 
-def test_a_file_of_version_2_is_read() -> None:
-    """It has no fc; nothing else has changed since."""
+def of_version(version: int) -> Change:
+    """Make a file as an earlier version wrote it: without what tokenizers have had since version 4."""
+
+    def change(head: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
+        head["version"] = version
+        for name in ("prefix", "specials", "byte_level", "split", "whole_words", "fuse_unk"):
+            del head["tokenizer"][name]
+
+    return change
+
+
+def test_a_file_of_version_2_or_3_is_read() -> None:
+    """Version 2 has no fc."""
     for content, model in ((FULL, quantized(MQA)), (INT4, quantized(MQA, bits=4))):
-        assert header(content)["version"] == 3
-        assert same(load_quantized(changed(put("version", 2), content)), (model, TOKENIZER))
-    assert refusal(changed(put("version", 2), FC8)) == (
+        assert header(content)["version"] == 4
+        for version in (2, 3):
+            assert same(load_quantized(changed(of_version(version), content)), (model, TOKENIZER))
+    assert same(load_quantized(changed(of_version(3), FC8)), (fc8(MQA), TOKENIZER))
+    assert refusal(changed(of_version(2), FC8)) == (
         "integer 'layers.0.w1.fc_multiplier' is unknown", counted(36),
     )  # fmt: skip
 
