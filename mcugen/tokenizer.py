@@ -327,7 +327,7 @@ def pairs_tokenizer(
     """
     first_byte = _find_bytes(tuple(text.encode() for text in texts)) if not byte_level and byte_fallback else None
     if first_byte is not None:
-        plain = plain - set(range(first_byte, first_byte + 256))
+        plain, specials = (tokens - set(range(first_byte, first_byte + 256)) for tokens in (plain, specials))
     unk, bos, eos = _ends(ends, len(texts), where)
     plain = plain - specials - {unk, bos, eos}
     pieces = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -84,7 +85,9 @@ def trained(made: oracle.Tokenizer, size: int = 700, text: str | None = None) ->
         vocab_size=size, special_tokens=specials, initial_alphabet=alphabet, limit_alphabet=300, show_progress=False
     )
     made.train_from_iterator((corpus() if text is None else text).splitlines(keepends=True), trainer)
-    return made
+    found = json.loads(made.to_str())  # byte tokens are no special ones
+    found["added_tokens"] = [token for token in found["added_tokens"] if not token["content"].startswith("<0x")]
+    return oracle.Tokenizer.from_str(json.dumps(found))
 
 
 STYLES = {
@@ -115,8 +118,6 @@ def theirs(style: str) -> oracle.Tokenizer:
 
 def with_words(made: oracle.Tokenizer, words: list[str]) -> oracle.Tokenizer:
     """The same with pieces that no merge makes."""
-    import json
-
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     found = json.loads(made.to_str())
     for word in words:
@@ -159,7 +160,16 @@ class _Pairs(ctypes.Structure):
         *[(name, ctypes.c_void_p) for name in ("pairs", "ranks", "ranks_high", "results")],
         *[
             (name, ctypes.c_int32)
-            for name in ("merges", "first_result", "symbols", "byte_level", "prefix", "whole_words", "fuse_unk", "spaces")
+            for name in (
+                "merges",
+                "first_result",
+                "symbols",
+                "byte_level",
+                "prefix",
+                "whole_words",
+                "fuse_unk",
+                "spaces",
+            )
         ],
         ("word_end", ctypes.c_void_p),
         ("split", ctypes.POINTER(_Split)),
@@ -185,12 +195,25 @@ class Native:
         self.tables = tokenizer_tables(tokenizer)  # kept alive: the structs point into it
         base, more = self.tables, self.tables.pairs
         assert more is not None
-        names = ("pairs", "ranks", "ranks_high", "results", "first_result", "byte_level", "prefix", "whole_words", "fuse_unk", "spaces")
+        names = (
+            "pairs",
+            "ranks",
+            "ranks_high",
+            "results",
+            "first_result",
+            "byte_level",
+            "prefix",
+            "whole_words",
+            "fuse_unk",
+            "spaces",
+        )
         fields = {name: _address(getattr(more, name)) for name in names}
         if more.split is not None:
             s = more.split
             kinds = (_address(getattr(more.kinds, name)) for name in ("starts", "kinds", "planes"))
-            self.split = _Split(*kinds, len(more.kinds.planes) - 1, s.modern, s.digits, s.number_space, s.numbers_apart)
+            self.split = _Split(
+                *kinds, len(more.kinds.planes) - 1, s.modern, s.digits, s.number_space, s.numbers_apart
+            )
             fields |= {"split": ctypes.pointer(self.split)}
             fields["word_end"] = ctypes.cast(self.library.mg_word_end, ctypes.c_void_p)
         self.struct = _Pairs(

@@ -19,7 +19,17 @@ import pytest
 import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import SHAPES, configs, fc8, model_of, quantized, random_tokenizer, random_tokens, shapes
+from zoo import (
+    SHAPES,
+    byte_level_tokenizer,
+    configs,
+    fc8,
+    model_of,
+    quantized,
+    random_tokenizer,
+    random_tokens,
+    shapes,
+)
 
 from mcugen.errors import InputError, InternalError
 from mcugen.ir import FC_MATRICES, Config, QuantizedModel, Tokenizer
@@ -470,6 +480,36 @@ def test_a_wrong_entry_is_refused(change: Change, what: str, hint: str) -> None:
 )
 def test_a_wrong_entry_of_an_int4_model_is_refused(change: Change, what: str, hint: str) -> None:
     assert refusal(changed(change, INT4)) == (what, hint)
+
+
+@pytest.mark.parametrize("split", ["llama3", "gpt2"])
+def test_a_vocabulary_with_merges_comes_back(split: str) -> None:
+    model = quantized(dataclasses.replace(MQA, vocab_size=300))
+    tokenizer = byte_level_tokenizer(300, split)
+    content = save_quantized(model, tokenizer)
+    assert same(load_quantized(content)[1], tokenizer)
+    for change, what in (
+        (lambda head, tensors: tensors.pop("tokenizer.symbols"), "tensor tokenizer.symbols is missing"),
+        (element("tokenizer.merges", 300), "tensor tokenizer.merges holds 300"),
+        (element("tokenizer.merges", 299), "a merge is there twice, or its pieces do not add up"),
+        (element("tokenizer.symbols", 1), "the vocabulary of bytes does not hold every byte once"),
+        (put("tokenizer/split", "tekken"), "split is 'tekken'"),
+        (put("tokenizer/prefix", None), "prefix is None"),
+        (put("tokenizer/split", ["gpt2"]), "split is ['gpt2']"),
+        (put("tokenizer/split", "space"), "the split 'space' belongs to another kind of vocabulary"),
+        (put("tokenizer/byte_level", 1), "byte_level is 1"),
+        (put("tokenizer/lowercase", True), "whole_words or lowercase do not go with the merges"),
+        (put("tokenizer/specials", [300]), "a special token is 300"),
+        (put("tokenizer/specials", 3), "specials is 3"),
+        (put("tokenizer/unk", -2), "unk is -2"),
+        (put("tokenizer/unk", 5), "a symbol is there twice, or prints nothing, or is a byte token"),
+    ):
+        assert refusal(changed(change, content))[0] == what
+
+
+def test_settings_of_merges_without_merges_are_refused() -> None:
+    assert refusal(changed(put("tokenizer/split", "gpt2")))[0] == "settings of merges without merges"
+    assert refusal(changed(put("tokenizer/prefix", "missing")))[0] == "a prefix that only merges have"
 
 
 def of_version(version: int) -> Change:
