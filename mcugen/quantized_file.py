@@ -619,9 +619,8 @@ class _Reader:
         flags = self._mapping("tokenizer", found)
         names = _TOKENIZER_FLAGS if self._header["version"] < 4 else (*_TOKENIZER_FLAGS, *_PAIR_FLAGS)
         self._check_names("tokenizer setting", flags, dict.fromkeys(names))
-        low = 0 if self._header["version"] < 4 else -1
-        ids = {name: self._integer(name, flags[name], 0, config.vocab_size - 1) for name in ("bos", "eos")}
-        ids["unk"] = self._integer("unk", flags["unk"], low, config.vocab_size - 1)
+        lows = {"unk": 0 if self._header["version"] < 4 else -1, "bos": 0, "eos": 0}
+        unk, bos, eos = (self._integer(n, flags[n], low, config.vocab_size - 1) for n, low in lows.items())
         pieces = self._pieces()
         first = flags["first_byte"]
         if first is not None:
@@ -635,10 +634,12 @@ class _Reader:
         tokenizer = Tokenizer(
             pieces=pieces,
             ranks=_read_only(self._tensors["tokenizer.ranks"]),
+            unk=unk,
+            bos=bos,
+            eos=eos,
             first_byte=first,
             lowercase=self._flag("lowercase", flags["lowercase"]),
             prompt_suffix=self._text("prompt_suffix", flags["prompt_suffix"], _is_text, "a text"),
-            **ids,
         )
         return tokenizer if self._header["version"] < 4 else self._with_pairs(tokenizer, config, flags)
 

@@ -23,7 +23,8 @@ from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
 from mcugen.recipes import W4_NEAREST, W8
 from mcugen.resources import bundled_models, models_dir
-from mcugen.tokenizer import encode, read_tokenizer
+from mcugen.tokenizer import MAX_VOCAB, encode, read_tokenizer, tokenizer_tables
+from mcugen.vocabulary import trim_model, trim_quantized, trim_vocabulary
 
 DEFAULT_MODEL = "home"
 
@@ -137,6 +138,25 @@ def _huggingface_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
     bos, eos = special_ids(folder, vocab_size)
     eos = tokenizer.eos if eos is None else eos
     return replace(tokenizer, bos=eos if bos is None else bos, eos=eos)  # without a bos, texts open as they end
+
+
+def trim_source(source: Source, text: Path) -> tuple[Source, str]:
+    """The source with the tokens that a text needs, and a line that says what that saves. Raises InputError."""
+    found = trim_vocabulary(source.tokenizer, read_text(text))
+    model = None if source.model is None else trim_model(source.model, found.kept)
+    quantized = None if source.quantized is None else trim_quantized(source.quantized, found.kept)
+    kept, dropped = len(found.kept), found.before - len(found.kept)
+    whole = source.model or source.quantized
+    assert whole is not None
+    row = whole.config.dim + 2  # codes and multiplier
+    saved = dropped * (row + 2 if whole.config.shared_classifier else 2 * row)
+    if found.before <= MAX_VOCAB:
+        saved += tokenizer_tables(source.tokenizer).nbytes - tokenizer_tables(found.tokenizer).nbytes
+    line = (
+        f"vocabulary: {kept:,} of {found.before:,} tokens kept; the text has {found.length:,} tokens, "
+        f"{found.used:,} different ones ({100 * found.used / found.before:.1f} %); about {saved:,} B of flash saved"
+    )
+    return Source(source.name, model, quantized, found.tokenizer), line
 
 
 def _no_tokenizer(path: Path) -> UsageError:

@@ -24,6 +24,7 @@ from zoo import (
     NEAREST,
     SHAPES,
     architectures,
+    byte_level_tokenizer,
     configs,
     fc8,
     model_of,
@@ -83,7 +84,7 @@ def test_a_relative_of_llama_comes_back(config: Config, bits: int, tmp_path: Pat
 
 def test_windows_and_frequencies_come_back(tmp_path: Path) -> None:
     config = dataclasses.replace(NARROW, layer_windows=(0, 3, 2), rope_factors=(4.0,), local_rope_theta=100.0)
-    check_comes_back(dataclasses.replace(quantized(NARROW), config=config), tmp_path)
+    check_comes_back(quantized(config), tmp_path)
 
 
 def check_comes_back(model: QuantizedModel, tmp_path: Path) -> None:
@@ -364,13 +365,13 @@ GROUPS = "it must be one of (0, 32, 64), and 0 for 8 bits"
         (put("more", 1), "entry 'more' is unknown", counted(9)),
         (drop("config/dim"), "config dim is missing", counted(23)),
         (put("config/more", 1), "config 'more' is unknown", counted(23)),
-        (drop("integers/final_norm.eps"), "integer final_norm.eps is missing", counted(38)),
-        (put("integers/eps", 1), "integer 'eps' is unknown", counted(38)),
-        (put("integers/more", 1), "integer 'more' is unknown", counted(38)),
+        (drop("integers/final_norm.eps"), "integer final_norm.eps is missing", counted(39)),
+        (put("integers/eps", 1), "integer 'eps' is unknown", counted(39)),
+        (put("integers/more", 1), "integer 'more' is unknown", counted(39)),
         (drop("layers.0.wq.codes"), "tensor layers.0.wq.codes is missing", counted(25)),
         (tensor("more", np.zeros(1, "<i1")), "tensor 'more' is unknown", counted(25)),
-        (drop("tokenizer/bos"), "tokenizer setting bos is missing", counted(6)),
-        (put("config/n_layers", 2), "integer layers.1.att_norm.eps is missing", counted(67)),
+        (drop("tokenizer/bos"), "tokenizer setting bos is missing", counted(12)),
+        (put("config/n_layers", 2), "integer layers.1.att_norm.eps is missing", counted(68)),
         (put("tokenizer", None), "tensor 'tokenizer.offsets' is unknown", counted(22)),
         # config
         (put("config", []), "config is []", "it must be a mapping of names to values"),
@@ -508,11 +509,44 @@ def test_a_wrong_entry_of_an_int4_model_is_refused(change: Change, what: str, hi
     assert refusal(changed(change, INT4)) == (what, hint)
 
 
+@pytest.mark.parametrize("split", ["llama3", "gpt2"])
+def test_a_vocabulary_with_merges_comes_back(split: str) -> None:
+    model = quantized(dataclasses.replace(MQA, vocab_size=300))
+    tokenizer = byte_level_tokenizer(300, split)
+    content = save_quantized(model, tokenizer)
+    assert same(load_quantized(content)[1], tokenizer)
+    for change, what in (
+        (lambda head, tensors: tensors.pop("tokenizer.symbols"), "tensor tokenizer.symbols is missing"),
+        (element("tokenizer.merges", 300), "tensor tokenizer.merges holds 300"),
+        (element("tokenizer.merges", 299), "a merge is there twice, or its pieces do not add up"),
+        (element("tokenizer.symbols", 1), "the vocabulary of bytes does not hold every byte once"),
+        (put("tokenizer/split", "tekken"), "split is 'tekken'"),
+        (put("tokenizer/prefix", None), "prefix is None"),
+        (put("tokenizer/split", ["gpt2"]), "split is ['gpt2']"),
+        (put("tokenizer/split", "space"), "the split 'space' belongs to another kind of vocabulary"),
+        (put("tokenizer/byte_level", 1), "byte_level is 1"),
+        (put("tokenizer/lowercase", True), "whole_words or lowercase do not go with the merges"),
+        (put("tokenizer/specials", [300]), "a special token is 300"),
+        (put("tokenizer/specials", 3), "specials is 3"),
+        (put("tokenizer/unk", -2), "unk is -2"),
+        (put("tokenizer/unk", 5), "a symbol is there twice, or prints nothing, or is a byte token"),
+    ):
+        assert refusal(changed(change, content))[0] == what
+
+
+def test_settings_of_merges_without_merges_are_refused() -> None:
+    assert refusal(changed(put("tokenizer/split", "gpt2")))[0] == "settings of merges without merges"
+    assert refusal(changed(put("tokenizer/prefix", "missing")))[0] == "a prefix that only merges have"
+
+
 def aged(version: int) -> Change:
-    """The header as version 2 and 3 had it: one epsilon, and a config without what relatives of Llama add."""
+    """The header as version 2 and 3 had it: one epsilon, nothing of relatives of Llama or of merges."""
 
     def change(head: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
         head["version"] = version
+        for name in ("prefix", "specials", "byte_level", "split", "whole_words", "fuse_unk"):
+            del head["tokenizer"][name]
+        del head["integers"]["value_bits"]
         head["config"] = {name: head["config"][name] for name in OLD_CONFIG}
         eps = {head["integers"].pop(name) for name in list(head["integers"]) if name.endswith("norm.eps")}
         (head["integers"]["eps"],) = eps
@@ -572,8 +606,8 @@ MOE = save_quantized(quantized(ARCHITECTURES["moe2"], bits=4))
         (ALL, put("config/attention_bias", 1), "attention_bias is 1", "it must be true or false"),
         (ALL, put("config/attention_bias", False), "tensor 'layers.0.key_bias' is unknown", counted(54)),
         (ALL, put("config/mlp_bias", False), "tensor 'layers.0.down_bias' is unknown", counted(54)),
-        (ALL, put("config/qk_norm", False), "integer 'layers.0.key_norm.eps' is unknown", counted(75)),
-        (ALL, put("config/post_norms", False), "integer 'layers.0.post_att_norm.eps' is unknown", counted(75)),
+        (ALL, put("config/qk_norm", False), "integer 'layers.0.key_norm.eps' is unknown", counted(76)),
+        (ALL, put("config/post_norms", False), "integer 'layers.0.post_att_norm.eps' is unknown", counted(76)),
         (ALL, put("config/embedding_scale", "-0x1p+0"), "embedding_scale is '-0x1p+0'", HEX),
         (ALL, put("config/logit_scale", 0), "logit_scale is 0", HEX),
         (ALL, put("config/layer_windows", 8), "layer_windows is 8", "it must be a list"),
@@ -608,7 +642,7 @@ MOE = save_quantized(quantized(ARCHITECTURES["moe2"], bits=4))
         (MOE, drop("layers.0.experts.2.w3.codes"), "tensor layers.0.experts.2.w3.codes is missing", counted(111)),
         (MOE, element("layers.0.experts.2.w3.codes", 8), "tensor layers.0.experts.2.w3.codes holds 8", "its values must be in [-8, 7]"),
         (MOE, element("layers.0.router.codes", -128), "tensor layers.0.router.codes holds -128", "its values must be in [-127, 127]"),
-        (MOE, put("config/n_experts", 3), "integer 'layers.0.experts.3.w1.bits' is unknown", counted(109)),
+        (MOE, put("config/n_experts", 3), "integer 'layers.0.experts.3.w1.bits' is unknown", counted(110)),
     ],
 )  # fmt: skip
 def test_a_wrong_entry_of_a_relative_is_refused(content: bytes, change: Change, what: str, hint: str) -> None:
@@ -661,11 +695,11 @@ def test_the_shift_of_a_matrix_with_an_fc(shift: int) -> None:
 @pytest.mark.parametrize(
     ("change", "what", "hint"),
     [
-        (drop("integers/layers.0.wq.fc_multiplier"), "integer layers.0.wq.fc_multiplier is missing", counted(50)),
-        (drop("integers/layers.0.w2.fc_shift"), "integer layers.0.w2.fc_shift is missing", counted(50)),
-        (drop("integers/layers.0.wq.fc_shift"), "integer 'layers.0.w1.fc_multiplier' is unknown", counted(38)),
-        (put("integers/layers.0.wv.fc_shift", 0), "integer 'layers.0.wv.fc_shift' is unknown", counted(50)),
-        (put("integers/classifier.fc_shift", 0), "integer 'classifier.fc_shift' is unknown", counted(50)),
+        (drop("integers/layers.0.wq.fc_multiplier"), "integer layers.0.wq.fc_multiplier is missing", counted(51)),
+        (drop("integers/layers.0.w2.fc_shift"), "integer layers.0.w2.fc_shift is missing", counted(51)),
+        (drop("integers/layers.0.wq.fc_shift"), "integer 'layers.0.w1.fc_multiplier' is unknown", counted(39)),
+        (put("integers/layers.0.wv.fc_shift", 0), "integer 'layers.0.wv.fc_shift' is unknown", counted(51)),
+        (put("integers/classifier.fc_shift", 0), "integer 'classifier.fc_shift' is unknown", counted(51)),
         (put("integers/layers.0.wo.fc_shift", 1), "layers.0.wo.fc_shift is 1", in_range("-31", "0")),
         (put("integers/layers.0.wo.fc_shift", -32), "layers.0.wo.fc_shift is -32", in_range("-31", "0")),
         (put("integers/layers.0.wo.fc_shift", 0.0), "layers.0.wo.fc_shift is 0.0", in_range("-31", "0")),
