@@ -129,15 +129,28 @@ CONFIG_LIMITS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenizer:
-    """A BPE vocabulary with integer merge ranks.
+    """A BPE vocabulary with integer merge ranks: of pieces, as llama2.c has them, or of pairs (merges), as Hugging Face.
 
     pieces: the bytes of each token id; byte tokens read b"<0x0A>".
     ranks: int32[vocab]; of two neighbours whose concatenation is a piece, the pair whose piece has the
-        lowest rank merges first; NO_MERGE where a piece is never the result of a merge.
+        lowest rank merges first; NO_MERGE where a piece is never the result of a merge. All NO_MERGE beside merges.
+    unk: -1 where there is none. bos: what a sequence begins with; the token that ends one where a model has no other.
     first_byte: id of b"<0x00>" if the vocabulary holds all 256 byte tokens in order, else None: then a
         character outside the vocabulary becomes `unk`.
-    lowercase: ASCII letters are lowered before anything else.
+    lowercase: ASCII letters are lowered before anything else; not beside merges.
     prompt_suffix: text that the application appends to what its user types, e.g. "\\n".
+    prefix: whether a space goes in front of a text: "always" (without merges, where it is a piece), "missing" (unless
+        the text begins with one), or "never".
+    specials: tokens that print nothing, beside unk, bos and eos.
+
+    What follows goes with merges, and is off without:
+    merges: int32[n, 3] in order of rank: two neighbours, and the token they become.
+    symbols: int32[m], no piece twice: tokens that a text may consist of before anything merges.
+    byte_level: a symbol is a byte, each of which is there; else a code point, and U+2581 is a space.
+    split: where a text is cut into words, which never merge: a name of mcugen.split.SPLITS; "space" for before each
+        space; "" for nowhere.
+    whole_words: a word that is one of symbols, which then holds longer pieces too, becomes that token; byte_level only.
+    fuse_unk: unknown neighbours in a word become one unk.
     """
 
     pieces: tuple[bytes, ...]
@@ -148,6 +161,14 @@ class Tokenizer:
     first_byte: int | None = 3
     lowercase: bool = False
     prompt_suffix: str = ""
+    prefix: str = "always"
+    specials: tuple[int, ...] = ()
+    merges: NDArray[np.int32] | None = None
+    symbols: NDArray[np.int32] | None = None
+    byte_level: bool = False
+    split: str = ""
+    whole_words: bool = False
+    fuse_unk: bool = False
 
 
 NO_MERGE = 2**31 - 1  # rank of a piece that is never the result of a merge

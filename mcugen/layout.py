@@ -68,8 +68,7 @@ Planner = Callable[[QuantizedModel, Board, int], tuple[Graph, Plan]]  # a model 
 
 def vocabulary_bytes(tokenizer: Tokenizer) -> int:
     """What a vocabulary takes of the flash."""
-    tables = tokenizer_tables(tokenizer)
-    return sum(t.nbytes for t in (tables.bytes, tables.offsets, tables.ranks, tables.order))
+    return tokenizer_tables(tokenizer).nbytes
 
 
 def fit_context(

@@ -13,7 +13,7 @@ import math
 import re
 import struct
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -43,10 +43,12 @@ from mcugen.kernels import (
     SHIFT_MIN,
     accumulator_bound,
 )
+from mcugen.split import SPLITS
+from mcugen.tokenizer import PREFIXES, check_tokenizer
 
 FORMAT = "mcugen quantized model"
-VERSION = 3
-VERSIONS = (2, 3)  # that are read; 3 added matrices for FULLY_CONNECTED
+VERSION = 4
+VERSIONS = (2, 3, 4)  # that are read; 3 added matrices for FULLY_CONNECTED, 4 tokenizers with merges
 KEY = "mcugen"  # the one key of the metadata: a mapping of several has no fixed order in the file
 
 _DTYPES = {"I8": "<i1", "I16": "<i2", "I32": "<i4", "U8": "<u1", "U32": "<u4"}
@@ -164,7 +166,7 @@ def save_quantized(model: QuantizedModel, tokenizer: Tokenizer | None = None) ->
     }
     if tokenizer is not None:
         tensors |= _tokenizer_tensors(tokenizer)
-        header["tokenizer"] = {name: getattr(tokenizer, name) for name in _TOKENIZER_FLAGS}
+        header["tokenizer"] = {name: getattr(tokenizer, name) for name in (*_TOKENIZER_FLAGS, *_PAIR_FLAGS)}
     stored = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in tensors.items()}
     header["digest"] = _digest(header, stored)
     return _safetensors({KEY: _to_json(header)}, stored)
@@ -309,7 +311,7 @@ class _Reader:
             self._fail(f'the metadata is not of the format "{FORMAT}"', "quantize the model again")
         if type(header.get("version")) is not int or header["version"] not in VERSIONS:
             self._fail(
-                f"the file is of version {header.get('version')!r}; this mcugen reads version 2 and 3",
+                f"the file is of version {header.get('version')!r}; this mcugen reads version 2 to 4",
                 "quantize the model again with this mcugen, or read it with the one that wrote it",
             )
         self._check_names("entry", header, _HEADER_NAMES)
@@ -488,12 +490,27 @@ class _Reader:
             "tokenizer.pieces": _Tensor("U8", (size,), 0, 255),
             "tokenizer.offsets": _Tensor("I32", (config.vocab_size + 1,), 0, size),
             "tokenizer.ranks": _Tensor("I32", (config.vocab_size,), 0, NO_MERGE),
+            **self._pairs_layout(config),
+        }
+
+    def _pairs_layout(self, config: Config) -> dict[str, _Tensor]:
+        """Any number of merges, each of three tokens, and of symbols; both or neither."""
+        merges, symbols = (self._tensors.get(f"tokenizer.{name}") for name in ("merges", "symbols"))
+        if self._header["version"] < 4 or (merges is None and symbols is None):
+            return {}
+        sizes = [0 if array is None else array.shape[0] if array.ndim else 0 for array in (merges, symbols)]
+        return {
+            "tokenizer.merges": _Tensor("I32", (sizes[0], 3), 0, config.vocab_size - 1),
+            "tokenizer.symbols": _Tensor("I32", (sizes[1],), 0, config.vocab_size - 1),
         }
 
     def _tokenizer(self, config: Config, found: object) -> Tokenizer:
         flags = self._mapping("tokenizer", found)
-        self._check_names("tokenizer setting", flags, dict.fromkeys(_TOKENIZER_FLAGS))
-        ids = {name: self._integer(name, flags[name], 0, config.vocab_size - 1) for name in ("unk", "bos", "eos")}
+        names = _TOKENIZER_FLAGS if self._header["version"] < 4 else (*_TOKENIZER_FLAGS, *_PAIR_FLAGS)
+        self._check_names("tokenizer setting", flags, dict.fromkeys(names))
+        low = 0 if self._header["version"] < 4 else -1
+        ids = {name: self._integer(name, flags[name], 0, config.vocab_size - 1) for name in ("bos", "eos")}
+        ids["unk"] = self._integer("unk", flags["unk"], low, config.vocab_size - 1)
         pieces = self._pieces()
         first = flags["first_byte"]
         if first is not None:
@@ -504,7 +521,7 @@ class _Reader:
             self._integer("first_byte", first, 0, config.vocab_size - 256)
             if pieces[first : first + 256] != tuple(b"<0x%02X>" % byte for byte in range(256)):
                 self._fail(f"first_byte is {first}", "the 256 byte tokens <0x00> to <0xFF> must follow from there")
-        return Tokenizer(
+        tokenizer = Tokenizer(
             pieces=pieces,
             ranks=_read_only(self._tensors["tokenizer.ranks"]),
             first_byte=first,
@@ -512,6 +529,30 @@ class _Reader:
             prompt_suffix=self._text("prompt_suffix", flags["prompt_suffix"], _is_text, "a text"),
             **ids,
         )
+        return tokenizer if self._header["version"] < 4 else self._with_pairs(tokenizer, config, flags)
+
+    def _with_pairs(self, tokenizer: Tokenizer, config: Config, flags: Mapping[str, Any]) -> Tokenizer:
+        """What version 4 has more; check_tokenizer then ties the entries."""
+        specials = flags["specials"]
+        if not isinstance(specials, list):
+            self._fail(f"specials is {_short(specials)}", "it must be a list of tokens")
+        for name, allowed in (("prefix", PREFIXES), ("split", ("", "space", *SPLITS))):
+            if flags[name] not in allowed:
+                self._fail(f"{name} is {_short(flags[name])}", f"it must be one of {allowed}")
+        merges, symbols = (self._tensors.get(f"tokenizer.{name}") for name in ("merges", "symbols"))
+        full = replace(
+            tokenizer,
+            prefix=flags["prefix"],
+            specials=tuple(self._integer("a special token", token, 0, config.vocab_size - 1) for token in specials),
+            merges=None if merges is None else _read_only(merges),
+            symbols=None if symbols is None else _read_only(symbols),
+            byte_level=self._flag("byte_level", flags["byte_level"]),
+            split=flags["split"],
+            whole_words=self._flag("whole_words", flags["whole_words"]),
+            fuse_unk=self._flag("fuse_unk", flags["fuse_unk"]),
+        )
+        check_tokenizer(full, self._where)
+        return full
 
     def _pieces(self) -> tuple[bytes, ...]:
         content = self._tensors["tokenizer.pieces"].tobytes()
@@ -527,6 +568,7 @@ class _Reader:
 
 
 _TOKENIZER_FLAGS = ("unk", "bos", "eos", "first_byte", "lowercase", "prompt_suffix")
+_PAIR_FLAGS = ("prefix", "specials", "byte_level", "split", "whole_words", "fuse_unk")  # since version 4
 _HEADER_NAMES = dict.fromkeys(
     ("format", "version", "name", "config", "integers", "sha256", "recipe", "tokenizer", "digest")
 )
@@ -539,6 +581,8 @@ def _tokenizer_tensors(tokenizer: Tokenizer) -> Tensors:
         "tokenizer.pieces": np.frombuffer(b"".join(tokenizer.pieces), np.uint8),
         "tokenizer.offsets": ends.astype(np.int32),
         "tokenizer.ranks": tokenizer.ranks,
+        **({} if tokenizer.merges is None else {"tokenizer.merges": tokenizer.merges}),
+        **({} if tokenizer.symbols is None else {"tokenizer.symbols": tokenizer.symbols}),
     }
 
 

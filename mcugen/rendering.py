@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import jinja2
 import numpy as np
@@ -16,12 +16,12 @@ from mcugen.families import family_named
 from mcugen.flags import assemble_flags, compile_flags, link_flags
 from mcugen.ir import Board, Buffer, Graph, Op, Plan, Tokenizer
 from mcugen.resources import data_dir
+from mcugen.split import SPLITS
 from mcugen.tokenizer import TokenizerTables, tokenizer_tables
 
 LONGEST_PROMPT = 160  # bytes: a line of the console
 PROMPT_TOKENS = LONGEST_PROMPT + 2  # before merging: one per byte, bos and the space in front
 
-RUNTIME = ("runtime/generate.c", "runtime/sampler.c", "runtime/tokenizer.c")
 RUNTIME_HEADERS = ("runtime/generate.h", "runtime/sampler.h", "runtime/tokenizer.h", "runtime/ring.h",
                    "runtime/op_done.h")  # fmt: skip
 APPLICATION = ("app/console.c", "app/console.h")
@@ -89,24 +89,66 @@ def initialisers(fields: Mapping[str, object]) -> str:
     return wrapped((f".{name} = {value}" for name, value in fields.items()), 4)
 
 
+def runtime_sources(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """The files in firmware/ around a model, in link order: of the tokenizers, only what its vocabulary needs."""
+    own = ["tokenizer.c"] if tokenizer.merges is None else ["tokenizer_pairs.c"]
+    own += ["split.c"] if tokenizer.split in SPLITS else []
+    return tuple(f"runtime/{name}" for name in ("generate.c", "sampler.c", *own))
+
+
+def runtime_headers(tokenizer: Tokenizer) -> tuple[str, ...]:
+    pairs = () if tokenizer.merges is None else ("runtime/tokenizer_pairs.h", "runtime/split.h")
+    return (*RUNTIME_HEADERS, *pairs)
+
+
 def vocabulary_variables(tables: TokenizerTables, suffix: list[int], prefix: str) -> Mapping[str, object]:
     constants = Constants(prefix)
     pieces = constants.array("piece_bytes", tables.bytes)
     offsets = constants.array("piece_offsets", tables.offsets)
-    ranks = constants.array("piece_ranks", tables.ranks)
+    ranks = constants.array("piece_ranks", tables.ranks) if tables.pairs is None else "0"
     order = constants.array("piece_order", tables.order)
     fields = {
         "bytes": pieces, "offsets": offsets, "ranks": ranks, "order": order, "vocab_size": tables.vocab_size,
         "first_byte": tables.first_byte, "dummy_prefix": tables.dummy_prefix, "unk": tables.unk, "bos": tables.bos,
         "eos": tables.eos, "lowercase": tables.lowercase,
     }  # fmt: skip
+    if tables.pairs is not None:
+        fields = {f"base.{name}": value for name, value in fields.items()} | _pair_fields(constants, tables)
     return {
+        "vocabulary_header": None if tables.pairs is None else "tokenizer_pairs.h",
+        "tokenizer_type": "mg_tokenizer_t" if tables.pairs is None else "mg_pairs_t",
+        "tokenizer_base": "" if tables.pairs is None else ".base",
         "vocabulary_arrays": constants.arrays,
+        "vocabulary_structs": constants.structs,
         "tokenizer_fields": initialisers(fields),
         "suffix": suffix,
         "suffix_values": ", ".join(map(str, suffix)) or "0",
         "suffix_size": max(len(suffix), 1),
     }
+
+
+def _pair_fields(constants: Constants, tables: TokenizerTables) -> dict[str, object]:
+    """The fields of mg_pairs_t behind its base."""
+    p = tables.pairs
+    assert p is not None
+
+    def array(name: str, values: NDArray[np.integer] | None) -> str:
+        return "0" if values is None or not len(values) else constants.array(name, values)
+
+    split = "0"
+    if p.split is not None:
+        split = constants.struct(
+            "mg_split_t", "split", starts=constants.array("kind_starts", p.kinds.starts),
+            kinds=constants.array("kinds", p.kinds.kinds), planes=constants.array("kind_planes", p.kinds.planes),
+            plane_count=len(p.kinds.planes) - 1, **{name: int(value) for name, value in asdict(p.split).items()},
+        )  # fmt: skip
+    return {
+        "pairs": array("pairs", p.pairs), "ranks": array("pair_ranks", p.ranks),
+        "ranks_high": array("pair_ranks_high", p.ranks_high), "results": array("pair_results", p.results),
+        "merges": len(p.pairs), "first_result": p.first_result, "symbols": len(tables.order),
+        "byte_level": p.byte_level, "prefix": p.prefix, "whole_words": p.whole_words, "fuse_unk": p.fuse_unk,
+        "spaces": p.spaces, "word_end": "0" if p.split is None else "mg_word_end", "split": split,
+    }  # fmt: skip
 
 
 def environment() -> jinja2.Environment:
@@ -139,11 +181,11 @@ def kernel_sources(graph: Graph) -> list[str]:
     return sorted({source for op in ops for source in op.variant.sources} | {"kernels/tables.c"})
 
 
-def kernel_files(graph: Graph) -> dict[str, bytes]:
+def kernel_files(graph: Graph, tokenizer: Tokenizer) -> dict[str, bytes]:
     """A graph's kernels and the runtime around a model, with their headers, as they are in firmware/."""
-    headers = (*KERNEL_HEADERS, *family_named(graph.family).headers, *RUNTIME_HEADERS)
-    firmware = data_dir("firmware")
-    return {path: (firmware / path).read_bytes() for path in (*kernel_sources(graph), *RUNTIME, *headers)}
+    headers = (*KERNEL_HEADERS, *family_named(graph.family).headers, *runtime_headers(tokenizer))
+    sources = (*kernel_sources(graph), *runtime_sources(tokenizer))
+    return {path: (data_dir("firmware") / path).read_bytes() for path in (*sources, *headers)}
 
 
 def kernel_headers(graph: Graph) -> list[str]:

@@ -17,12 +17,13 @@ from mcugen.errors import InputError, UsageError
 from mcugen.fc8 import is_fc8, to_fc8
 from mcugen.gguf_file import MAGIC as GGUF_MAGIC
 from mcugen.gguf_file import gguf_tokenizer, read_gguf
-from mcugen.huggingface import read_huggingface, special_ids, tokenizer_content
+from mcugen.huggingface import read_huggingface, special_ids, tokenizer_file
 from mcugen.ir import Model, QuantizedModel, Tokenizer
 from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
 from mcugen.resources import models_dir
 from mcugen.tokenizer import encode, read_tokenizer
+from mcugen.tokenizer_json import read_tokenizer_json
 
 DEFAULT_MODEL = "home"
 
@@ -54,14 +55,16 @@ def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
         return Source(model.name, model, None, tokenizer)
     if path.is_dir():
         model = read_huggingface(path)
-        vocabulary = _huggingface_tokenizer(path, model.config.vocab_size) if tokenizer_path is None else None
-    elif (start := _start(path)).startswith(GGUF_MAGIC):
+        file = tokenizer_path or tokenizer_file(path)
+        vocabulary = _tokenizer(file, model.config.vocab_size, *special_ids(path, model.config.vocab_size))
+        return Source(model.name, model, None, vocabulary)
+    if (start := _start(path)).startswith(GGUF_MAGIC):
         model = read_gguf(path)
         vocabulary = gguf_tokenizer(path) if tokenizer_path is None else None
     elif path.suffix == ".safetensors" or _is_safetensors(start):
         quantized, vocabulary = load_quantized(path)
         if tokenizer_path is not None:
-            vocabulary = _tokenizer_file(tokenizer_path, quantized.config.vocab_size)
+            vocabulary = _tokenizer(tokenizer_path, quantized.config.vocab_size)
         if vocabulary is None:
             raise _no_tokenizer(path)
         return Source(quantized.name, None, quantized, vocabulary)
@@ -74,7 +77,7 @@ def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
             )
         model, vocabulary = read_checkpoint(path), None
     if tokenizer_path is not None:
-        vocabulary = _tokenizer_file(tokenizer_path, model.config.vocab_size)
+        vocabulary = _tokenizer(tokenizer_path, model.config.vocab_size)
     if vocabulary is None:
         raise _no_tokenizer(path)
     return Source(model.name, model, None, vocabulary)
@@ -100,33 +103,20 @@ def _is_safetensors(start: bytes) -> bool:
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the library's own limit
 
 
-def _tokenizer_file(path: Path, vocab_size: int) -> Tokenizer:
-    """The vocabulary that --tokenizer names: a tokenizer.json or llama2.c's tokenizer.bin."""
-    if path.suffix == ".json":
-        from mcugen.tokenizer_json import read_tokenizer_json
-
-        where = f"tokenizer {path}"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"cannot read the tokenizer: {error.strerror}",
-                where=where,
-                hint="give the path of the tokenizer that belongs to the model",
-            ) from error
-        return read_tokenizer_json(content, where, vocab_size=vocab_size)
-    return read_tokenizer(path, vocab_size)
-
-
-def _huggingface_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """A folder's vocabulary, with bos and eos as config.json has them."""
-    from mcugen.tokenizer_json import read_tokenizer_json
-
-    content, where = tokenizer_content(folder)
-    tokenizer = read_tokenizer_json(content, where, vocab_size=vocab_size)
-    bos, eos = special_ids(folder, vocab_size)
-    eos = tokenizer.eos if eos is None else eos
-    return replace(tokenizer, bos=eos if bos is None else bos, eos=eos)  # without a bos, texts open as they end
+def _tokenizer(path: Path, vocab_size: int, bos: int | None = None, eos: int | None = None) -> Tokenizer:
+    """A tokenizer.json, with bos and eos as a config.json has them, or llama2.c's tokenizer.bin."""
+    if path.suffix != ".json":
+        return read_tokenizer(path, vocab_size)
+    where = f"tokenizer {path}"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read the tokenizer: {error.strerror}",
+            where=where,
+            hint="give the path of the tokenizer that belongs to the model",
+        ) from error
+    return read_tokenizer_json(content, where, vocab_size=vocab_size, bos=bos, eos=eos)
 
 
 def _no_tokenizer(path: Path) -> UsageError:
@@ -239,6 +229,8 @@ def _quantized_key(source: Source, text: str | None, bits: int) -> str:
     """Hash of all that quantisation depends on: weights, text, tokenizer, bits, numpy, and all of mcugen's code."""
     assert source.model is not None
     t = source.tokenizer
-    encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase)
+    merges, symbols = ((() if a is None else a.tolist()) for a in (t.merges, t.symbols))
+    pairs = (merges, symbols, t.byte_level, t.split, t.prefix, t.whole_words, t.fuse_unk)
+    encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase, pairs)
     calibration = repr((t.bos, t.eos) if text is None else (text, encoding)).encode()
     return _hash([source.model.sha256.encode(), *_code(), calibration, bytes([bits])])

@@ -15,14 +15,14 @@ PACKAGE = Path(mcugen.__file__).resolve().parent
 
 # A module imports only modules of lower ranks, with its own package's submodules alike.
 RANKS = {
-    0: ("", "errors", "resources", "tables", "layouts", "packing.stream", "sheet", "tflm", "microtvm"),
+    0: ("", "errors", "resources", "tables", "layouts", "packing.stream", "sheet", "tflm", "microtvm", "unicode_ranges"),
     1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "emulate.registers", "emulate.gdb", "emulate.instructions",
-        "tflm.model", "microtvm.mlf", "workers"),
+        "tflm.model", "microtvm.mlf", "workers", "split"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
     2: ("kernels", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "boards", "ports", "flags", "project",
         "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
-    3: ("console", "checkpoints", "huggingface", "gguf_file", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host",
+    3: ("tokenizer_json", "vocabulary", "checkpoints", "huggingface", "gguf_file", "console", "reference", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host",
         "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
     4: ("render", "quantize", "evaluate", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
         "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),

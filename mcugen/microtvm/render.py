@@ -32,8 +32,6 @@ from mcugen.ports import port_files
 from mcugen.rendering import (
     APPLICATION,
     KERNEL_HEADERS,
-    RUNTIME,
-    RUNTIME_HEADERS,
     Constants,
     Provenance,
     build_variables,
@@ -41,6 +39,8 @@ from mcugen.rendering import (
     model_variables,
     offset_lines,
     op_comment,
+    runtime_headers,
+    runtime_sources,
 )
 from mcugen.resources import data_dir
 
@@ -142,13 +142,14 @@ def render_microtvm(
     files[f"{SOURCE}/default_lib1.c"] = kernels.source.encode()
 
     application: Sequence[str] = () if observed else APPLICATION
-    copied = (*RUNTIME, *(path for path in RUNTIME_HEADERS if path not in SHARED_HEADERS), *application)
+    headers = (path for path in runtime_headers(tokenizer) if path not in SHARED_HEADERS)
+    copied = (*runtime_sources(tokenizer), *headers, *application)
     files |= {path: (firmware / path).read_bytes() for path in copied}
     port = port_files(board)
     port_sources = () if observed else port.sources
     files |= {path: content for path, content in port.files.items() if path in port_sources or path.endswith(".h")}
     own = (f"{prefix}.c", f"{prefix}_vocabulary.c", *(() if observed else ("main.c", "app/console.c")))
-    sources = (*port_sources, *own, *RUNTIME, *library)
+    sources = (*port_sources, *own, *runtime_sources(tokenizer), *library)
     on_host = board.core == "host"
     variables = {
         **model_variables(graph, board, tokenizer, suffix, provenance, max_tokens),

@@ -13,7 +13,6 @@ from mcugen.ports import port_files
 from mcugen.rendering import (
     APPLICATION,
     INCLUDE_DIRS,
-    RUNTIME,
     Provenance,
     fill,
     kernel_files,
@@ -22,6 +21,7 @@ from mcugen.rendering import (
     memory_map,
     model_variables,
     render_linker_script,
+    runtime_sources,
 )
 from mcugen.resources import data_dir
 from mcugen.tflm.interpreter_worker import REGISTERER
@@ -112,11 +112,11 @@ def render_tflm(
     op_done = "runtime/op_done.c"
     port = port_files(board)
     copied = (op_done, *APPLICATION)
-    files = kernel_files(graph) | {path: (firmware / path).read_bytes() for path in copied}
+    files = kernel_files(graph, tokenizer) | {path: (firmware / path).read_bytes() for path in copied}
     files |= {OPS_HEADER: (firmware / "tflm" / OPS_HEADER).read_bytes(), f"{prefix}.tflite": tflite, **port.files}
 
     model_files = [f"{prefix}.cc", f"{prefix}_tflite.cc", f"{prefix}_vocabulary.c"]
-    library = (*model_files, *kernel_sources(graph), *RUNTIME, op_done)
+    library = (*model_files, *kernel_sources(graph), *runtime_sources(tokenizer), op_done)
     ops = added_ops(graph)
     variables = {
         **model_variables(graph, board, tokenizer, suffix, provenance, max_tokens),
