@@ -100,7 +100,10 @@ _AT_LEAST_0 = click.IntRange(min=0)
 _AT_LEAST_1 = click.IntRange(min=1)
 _model = click.argument("model", required=False, type=_PATH)
 _tokenizer = click.option(
-    "--tokenizer", type=_PATH, metavar="FILE", help="Vocabulary of MODEL (llama2.c tokenizer.bin)."
+    "--tokenizer",
+    type=_PATH,
+    metavar="FILE",
+    help="Vocabulary of MODEL: a tokenizer.bin of llama2.c or a tokenizer.json.",
 )
 _board = click.option("--board", default="nucleo", show_default=True, help="A board's name, or a board file (TOML).")
 _context = click.option("--context", type=int, metavar="N", help="Tokens remembered.  [default: the most that fit]")
@@ -137,7 +140,8 @@ _prefill = click.option(
 _toolchain = click.option("--toolchain", default="auto", show_default=True, help="The C compiler: auto, zig or gcc.")
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _EPILOG = (
-    "MODEL is a llama2.c checkpoint (.bin, with --tokenizer) or a quantised model (.safetensors). "
+    "MODEL is the folder of a Hugging Face model, a GGUF file (pip install 'mcugen[formats]'), a llama2.c checkpoint "
+    "(.bin, with --tokenizer) or a quantised model (.safetensors). "
     "Without MODEL, it is the model that ships with mcugen."
 )
 
@@ -197,7 +201,7 @@ def _command(choice: _Choice, board: Board) -> str:
     It goes into the generated files: the same for `build`, `verify` and `run`, so that they are the same to the byte,
     and with file names only, so that they name no machine.
     """
-    words = ["mcugen", "build", *([choice.model.name] if choice.model else [])]
+    words = ["mcugen", "build", *([choice.model.resolve().name] if choice.model else [])]
     for option, path in (("--tokenizer", choice.tokenizer), ("--calibrate", choice.calibrate)):
         words += [option, path.name] if path else []
     words += ["--weights", choice.weights] if choice.weights else []

@@ -45,42 +45,43 @@ class Source:
 
 
 def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
-    """Read a model with its vocabulary, or the default model (None); what it is shows in its content.
+    """Read a model with its vocabulary, or the default model (None). Its content says what it is.
 
-    A Hugging Face folder and a GGUF file have a vocabulary of their own, which tokenizer_path replaces; a llama2.c
-    checkpoint has none. A .safetensors file is a quantised model of ours.
+    A Hugging Face folder, a GGUF file and a quantised model have a vocabulary of their own, which tokenizer_path
+    replaces; a llama2.c checkpoint has none. Raises InputError and UsageError.
     """
     if path is None:
         model, tokenizer = read_model_folder(models_dir() / DEFAULT_MODEL)
         return Source(model.name, model, None, tokenizer)
     if path.is_dir():
         model = read_huggingface(path)
+        ends = special_ids(path, model.config.vocab_size)
         file = tokenizer_path or tokenizer_file(path)
-        vocabulary = _tokenizer(file, model.config.vocab_size, *special_ids(path, model.config.vocab_size))
-        return Source(model.name, model, None, vocabulary)
-    if (start := _start(path)).startswith(GGUF_MAGIC):
-        model = read_gguf(path)
-        vocabulary = gguf_tokenizer(path) if tokenizer_path is None else None
-    elif path.suffix == ".safetensors" or _is_safetensors(start):
-        quantized, vocabulary = load_quantized(path)
-        if tokenizer_path is not None:
-            vocabulary = _tokenizer(tokenizer_path, quantized.config.vocab_size)
+        return Source(model.name, model, None, _tokenizer(file, model.config.vocab_size, *ends))
+    start = _start(path)
+    if path.suffix == ".safetensors" or _is_safetensors(start):
+        quantized, own = load_quantized(path)
+        vocabulary = own if tokenizer_path is None else _tokenizer(tokenizer_path, quantized.config.vocab_size)
         if vocabulary is None:
             raise _no_tokenizer(path)
         return Source(quantized.name, None, quantized, vocabulary)
-    else:
-        if start.startswith(_PICKLES):
-            raise InputError(
-                "the file is a pickle, which is never read: it could run any code",
-                where=f"checkpoint {path}",
-                hint="save the model as safetensors, where you trust it, and name its folder",
-            )
-        model, vocabulary = read_checkpoint(path), None
+    _refuse_pickle(path, start)
+    in_gguf = start.startswith(GGUF_MAGIC)
+    model = read_gguf(path) if in_gguf else read_checkpoint(path)
     if tokenizer_path is not None:
-        vocabulary = _tokenizer(tokenizer_path, model.config.vocab_size)
-    if vocabulary is None:
+        return Source(model.name, model, None, _tokenizer(tokenizer_path, model.config.vocab_size))
+    if not in_gguf:
         raise _no_tokenizer(path)
-    return Source(model.name, model, None, vocabulary)
+    return Source(model.name, model, None, gguf_tokenizer(path))
+
+
+def _refuse_pickle(path: Path, start: bytes) -> None:
+    if start.startswith(_PICKLES):
+        raise InputError(
+            "the file is a pickle, which is never read: it could run any code",
+            where=f"checkpoint {path}",
+            hint="save the model as safetensors, where you trust it, and name its folder",
+        )
 
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02\x8a")  # what torch.save writes since 1.6, and what it wrote before
