@@ -8,11 +8,13 @@ import struct
 
 import pytest
 import zoo
+from click.testing import CliRunner
 from foreign import CASES, gguf_settings, gguf_tensors, write_folder, write_gguf
-from tools import missing
+from tools import missing, require_program
 
 from mcugen import quantize, sources
 from mcugen.checkpoints import write_checkpoint
+from mcugen.cli import mcugen
 from mcugen.errors import InputError, UsageError
 from mcugen.gguf_file import gguf_tokenizer
 from mcugen.ir import Config
@@ -98,6 +100,19 @@ def test_the_vocabulary_of_a_folder_and_of_a_gguf_file(tmp_path):
     assert (other.tokenizer.pieces, other.tokenizer.bos, other.tokenizer.eos) == (one.pieces, 3, 4)
     assert encode(other.tokenizer, "the tea", bos=True) == tokens
     assert other.model.config == open_source(folder, None).model.config
+
+
+def test_a_folder_builds_and_its_c_equals_the_simulator(tmp_path):
+    require_program("cc")
+    folder = write_folder(tmp_path / "Some Model", BIG)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+    where = ["--board", "host", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(mcugen, ["build", str(folder), *where, "--verify-tokens", "40", "--json"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["verification"]  # a difference is an exit code of 6
+    facts = json.loads((tmp_path / "out" / "build-info.json").read_text())
+    assert facts["command"] == "mcugen build 'Some Model' --board host"
+    assert facts["checkpoint_sha256"] == open_source(folder, None).model.sha256
 
 
 @pytest.mark.parametrize(
