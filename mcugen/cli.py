@@ -106,7 +106,10 @@ _AT_LEAST_0 = click.IntRange(min=0)
 _AT_LEAST_1 = click.IntRange(min=1)
 _model = click.argument("model", required=False, type=_PATH)
 _tokenizer = click.option(
-    "--tokenizer", type=_PATH, metavar="FILE", help="Vocabulary of MODEL (llama2.c tokenizer.bin)."
+    "--tokenizer",
+    type=_PATH,
+    metavar="FILE",
+    help="Vocabulary of MODEL: a tokenizer.bin of llama2.c or a tokenizer.json.",
 )
 _board = click.option("--board", default="nucleo", show_default=True, help="A board's name, or a board file (TOML).")
 _host_board = click.option("--board", default="host", show_default=True, help="The board whose context is used.")
@@ -155,7 +158,8 @@ _toolchain = click.option("--toolchain", default="auto", show_default=True, help
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _EPILOG = (
     f"MODEL is a model that ships with mcugen ({', '.join(bundled_models())}; {sources.DEFAULT_MODEL} where none is "
-    "named), a llama2.c checkpoint (.bin, with --tokenizer) or a quantised model (.safetensors)."
+    "named), the folder of a Hugging Face model, a GGUF file (pip install 'mcugen[formats]'), a llama2.c checkpoint "
+    "(.bin, with --tokenizer) or a quantised model (.safetensors)."
 )
 
 
@@ -222,7 +226,7 @@ def _command(choice: _Choice, board: Board) -> str:
     It goes into the generated files: the same for `build`, `verify` and `run`, so that they are the same to the byte,
     and with file names only, so that they name no machine.
     """
-    words = ["mcugen", "build", *([choice.model.name] if choice.model else [])]
+    words = ["mcugen", "build", *([choice.model.resolve().name] if choice.model else [])]
     files = (
         ("--tokenizer", choice.tokenizer),
         ("--calibrate", choice.calibrate),

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from mcugen.errors import InputError, ToolError
 from mcugen.ir import CONFIG_LIMITS, Config, Model, Tokenizer
+from mcugen.tokenizer import tokenizer_from_parts
 from mcugen.weights import MAX_EXPERTS, Fields, Naming, Stored, assemble, check_config, shown
 
 MAGIC = b"GGUF"
@@ -117,9 +118,7 @@ def read_gguf(path: Path, max_vocab: int = CONFIG_LIMITS["vocab_size"]) -> Model
 
 
 def gguf_tokenizer(path: Path) -> Tokenizer:
-    """The vocabulary of a GGUF file. Raises InputError."""
-    from mcugen.tokenizer import tokenizer_from_parts
-
+    """The vocabulary of a GGUF file. Raises InputError, also where it is not as long as the embedding table."""
     where = f"GGUF file {path}"
     header = _Header(_content(path, where), where)
     fields = Fields(header.settings, f"{where}, header", _DAMAGED)
@@ -127,6 +126,14 @@ def gguf_tokenizer(path: Path) -> Tokenizer:
     tokens = header.strings(f"{at}tokens")
     if tokens is None:
         fields.fail(f"{at}tokens", "the list of the vocabulary's tokens")
+    table = header.places.get("token_embd.weight")
+    if table is not None and len(tokens) != table.shape[0]:
+        raise InputError(
+            f"the vocabulary has {len(tokens):,} tokens, the embedding table {table.shape[0]:,} rows",
+            where=where,
+            hint="convert the model again",
+        )
+    merges = header.strings(f"{at}merges")
     last = len(tokens) - 1
 
     def token(name: str) -> int | None:
@@ -138,7 +145,7 @@ def gguf_tokenizer(path: Path) -> Tokenizer:
         model,
         tokens,
         header.numbers(f"{at}scores", "f", len(tokens)),
-        header.strings(f"{at}merges"),
+        None if merges is None else [merge.decode(errors="replace") for merge in merges],
         header.numbers(f"{at}token_type", "i", len(tokens)),
         pre=str(fields.get(f"{at}pre", "")),
         unk=token("unknown"),

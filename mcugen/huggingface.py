@@ -176,17 +176,18 @@ def special_ids(folder: Path, vocab_size: int) -> tuple[int | None, int | None]:
     return found[0], found[1]
 
 
-def tokenizer_content(folder: Path) -> tuple[bytes, str]:
-    """The content of the folder's tokenizer.json, and where it is for errors."""
+def tokenizer_file(folder: Path) -> Path:
+    """The folder's tokenizer.json. Raises InputError where it is not there."""
     path = folder / TOKENIZER
-    where = f"tokenizer {path}"
-    if not path.is_file() and (folder / "tokenizer.model").is_file():
+    if not path.is_file():
+        other = (folder / "tokenizer.model").is_file()
         raise InputError(
-            "the folder has a tokenizer.model, but no tokenizer.json",
-            where=where,
-            hint="transformers writes it: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)",
+            f"the folder has {'a tokenizer.model, but ' if other else ''}no {TOKENIZER}",
+            where=f"Hugging Face folder {folder}",
+            hint="transformers writes it: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER); "
+            "or name one with --tokenizer",
         )
-    return _read(path, where), where
+    return path
 
 
 def _read(path: Path, where: str, limit: int | None = None) -> bytes:

@@ -17,13 +17,14 @@ from mcugen.errors import InputError, UsageError
 from mcugen.fc8 import is_fc8, to_fc8
 from mcugen.gguf_file import MAGIC as GGUF_MAGIC
 from mcugen.gguf_file import gguf_tokenizer, read_gguf
-from mcugen.huggingface import read_huggingface, special_ids, tokenizer_content
+from mcugen.huggingface import read_huggingface, special_ids, tokenizer_file
 from mcugen.ir import Model, QuantizedModel, Tokenizer
 from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
 from mcugen.recipes import W4_NEAREST, W8
 from mcugen.resources import bundled_models, models_dir
 from mcugen.tokenizer import MAX_VOCAB, encode, read_tokenizer, tokenizer_tables
+from mcugen.tokenizer_json import read_tokenizer_json
 from mcugen.vocabulary import trim_model, trim_quantized, trim_vocabulary
 
 DEFAULT_MODEL = "home"
@@ -49,8 +50,8 @@ def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
     """Read a model with its vocabulary: a bundled model by its name (None: the default one), which goes before a file of
     that name, or a file or folder; what that is shows in its content.
 
-    A Hugging Face folder and a GGUF file have a vocabulary of their own, which tokenizer_path replaces; a llama2.c
-    checkpoint has none. A .safetensors file is a quantised model of ours.
+    A Hugging Face folder, a GGUF file and a quantised model have a vocabulary of their own, which tokenizer_path
+    replaces; a llama2.c checkpoint has none. Raises InputError and UsageError.
     """
     name = DEFAULT_MODEL if path is None else str(path)
     if name in bundled_models():
@@ -65,30 +66,33 @@ def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
         )
     if path.is_dir():
         model = read_huggingface(path)
-        vocabulary = _huggingface_tokenizer(path, model.config.vocab_size) if tokenizer_path is None else None
-    elif (start := _start(path)).startswith(GGUF_MAGIC):
-        model = read_gguf(path)
-        vocabulary = gguf_tokenizer(path) if tokenizer_path is None else None
-    elif path.suffix == ".safetensors" or _is_safetensors(start):
-        quantized, vocabulary = load_quantized(path)
-        if tokenizer_path is not None:
-            vocabulary = _tokenizer_file(tokenizer_path, quantized.config.vocab_size)
+        ends = special_ids(path, model.config.vocab_size)
+        file = tokenizer_path or tokenizer_file(path)
+        return Source(model.name, model, None, _tokenizer(file, model.config.vocab_size, *ends))
+    start = _start(path)
+    if path.suffix == ".safetensors" or _is_safetensors(start):
+        quantized, own = load_quantized(path)
+        vocabulary = own if tokenizer_path is None else _tokenizer(tokenizer_path, quantized.config.vocab_size)
         if vocabulary is None:
             raise _no_tokenizer(path)
         return Source(quantized.name, None, quantized, vocabulary)
-    else:
-        if start.startswith(_PICKLES):
-            raise InputError(
-                "the file is a pickle, which is never read: it could run any code",
-                where=f"checkpoint {path}",
-                hint="save the model as safetensors, where you trust it, and name its folder",
-            )
-        model, vocabulary = read_checkpoint(path), None
+    _refuse_pickle(path, start)
+    in_gguf = start.startswith(GGUF_MAGIC)
+    model = read_gguf(path) if in_gguf else read_checkpoint(path)
     if tokenizer_path is not None:
-        vocabulary = _tokenizer_file(tokenizer_path, model.config.vocab_size)
-    if vocabulary is None:
+        return Source(model.name, model, None, _tokenizer(tokenizer_path, model.config.vocab_size))
+    if not in_gguf:
         raise _no_tokenizer(path)
-    return Source(model.name, model, None, vocabulary)
+    return Source(model.name, model, None, gguf_tokenizer(path))
+
+
+def _refuse_pickle(path: Path, start: bytes) -> None:
+    if start.startswith(_PICKLES):
+        raise InputError(
+            "the file is a pickle, which is never read: it could run any code",
+            where=f"checkpoint {path}",
+            hint="save the model as safetensors, where you trust it, and name its folder",
+        )
 
 
 _PICKLES = (b"PK\x03\x04", b"\x80\x02\x8a")  # what torch.save writes since 1.6, and what it wrote before
@@ -111,33 +115,20 @@ def _is_safetensors(start: bytes) -> bool:
 _MAX_SAFETENSORS_HEADER = 100_000_000  # the library's own limit
 
 
-def _tokenizer_file(path: Path, vocab_size: int) -> Tokenizer:
-    """The vocabulary that --tokenizer names: a tokenizer.json or llama2.c's tokenizer.bin."""
-    if path.suffix == ".json":
-        from mcugen.tokenizer_json import read_tokenizer_json
-
-        where = f"tokenizer {path}"
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"cannot read the tokenizer: {error.strerror}",
-                where=where,
-                hint="give the path of the tokenizer that belongs to the model",
-            ) from error
-        return read_tokenizer_json(content, where, vocab_size=vocab_size)
-    return read_tokenizer(path, vocab_size)
-
-
-def _huggingface_tokenizer(folder: Path, vocab_size: int) -> Tokenizer:
-    """A folder's vocabulary, with bos and eos as config.json has them."""
-    from mcugen.tokenizer_json import read_tokenizer_json
-
-    content, where = tokenizer_content(folder)
-    tokenizer = read_tokenizer_json(content, where, vocab_size=vocab_size)
-    bos, eos = special_ids(folder, vocab_size)
-    eos = tokenizer.eos if eos is None else eos
-    return replace(tokenizer, bos=eos if bos is None else bos, eos=eos)  # without a bos, texts open as they end
+def _tokenizer(path: Path, vocab_size: int, bos: int | None = None, eos: int | None = None) -> Tokenizer:
+    """A tokenizer.json, with bos and eos as a config.json has them, or llama2.c's tokenizer.bin."""
+    if path.suffix != ".json":
+        return read_tokenizer(path, vocab_size)
+    where = f"tokenizer {path}"
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"cannot read the tokenizer: {error.strerror}",
+            where=where,
+            hint="give the path of the tokenizer that belongs to the model",
+        ) from error
+    return read_tokenizer_json(content, where, vocab_size=vocab_size, bos=bos, eos=eos)
 
 
 def trim_source(source: Source, text: Path) -> tuple[Source, str]:

@@ -126,11 +126,13 @@ def test_values_of_a_type_are_the_librarys(tmp_path, number):
         assert np.array_equal(tensor.view(np.uint32), expected[f"{name}.weight"].view(np.uint32))  # zeros' signs, too
 
 
-def test_a_scale_that_is_nan_is_named(tmp_path):
+@pytest.mark.parametrize("scale", [np.nan, np.inf])
+def test_a_scale_that_is_no_number_is_named(tmp_path, scale):
+    """Infinity times a code of 0 is NaN."""
     found = {name: (tensor, None) for name, tensor in gguf_tensors(WIDE).items()}
     kind = gguf.GGMLQuantizationType.Q8_0
     raw = blocks(kind, 256, 256, 0).copy()
-    raw[3, 34:36] = np.frombuffer(np.float16(np.nan).tobytes(), np.uint8)
+    raw[3, 34:37] = *np.frombuffer(np.float16(scale).tobytes(), np.uint8), 0
     found["blk.0.ffn_up.weight"] = (raw, kind)
     path = write_gguf(tmp_path / "x.gguf", gguf_settings(WIDE), found)
     assert refusal(read_gguf, path) == (

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcugen.errors import InputError
-from mcugen.huggingface import FAMILIES, read_huggingface, special_ids, tokenizer_content
+from mcugen.huggingface import FAMILIES, read_huggingface, special_ids, tokenizer_file
 from mcugen.ir import Config, weight_shapes
 from mcugen.reference import FloatDecoder
 
@@ -230,11 +230,14 @@ def test_folders_that_lack_a_file(tmp_path):
         "  try:   a Hugging Face folder has config.json, model.safetensors (or model.safetensors.index.json and its "
         "files) and tokenizer.json"
     )
+    hint = (
+        "transformers writes it: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER); "
+        "or name one with --tokenizer"
+    )
+    assert refusal(tokenizer_file, folder) == f"the folder has no tokenizer.json\n{where}\n  try:   {hint}"
     (folder / "tokenizer.model").write_bytes(b"x")
-    assert refusal(tokenizer_content, folder) == (
-        "the folder has a tokenizer.model, but no tokenizer.json\n"
-        f"  where: tokenizer {folder / 'tokenizer.json'}\n"
-        "  try:   transformers writes it: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+    assert refusal(tokenizer_file, folder) == (
+        f"the folder has a tokenizer.model, but no tokenizer.json\n{where}\n  try:   {hint}"
     )
 
 

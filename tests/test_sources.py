@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import struct
 
 import pytest
 import zoo
+from click.testing import CliRunner
 from foreign import CASES, gguf_settings, gguf_tensors, write_folder, write_gguf
-from tools import missing
+from tools import missing, require_program
 
 from mcugen import quantize, sources
 from mcugen.checkpoints import write_checkpoint
+from mcugen.cli import mcugen
 from mcugen.errors import InputError, UsageError
+from mcugen.gguf_file import gguf_tokenizer
 from mcugen.ir import Config
 from mcugen.sources import Source, open_source, quantize_source
-from mcugen.tokenizer import write_tokenizer
+from mcugen.tokenizer import encode, write_tokenizer
 
 LLAMA = CASES["llama"]
 SHAPE = Config(24, 20, 2, 4, 2, 19, 32, False)
@@ -33,14 +37,114 @@ def test_a_folder(tmp_path, tokenizer):
     assert (found.name, found.model.config, len(found.tokenizer.pieces)) == ("Some Model", SHAPE, 19)
 
 
-def test_a_gguf_file_under_any_name(tmp_path, tokenizer):
+def need_gguf() -> None:
     try:
         import gguf  # noqa: F401
     except ImportError:
         missing("the Python package gguf is not installed")
+
+
+def test_a_gguf_file_under_any_name(tmp_path, tokenizer):
+    need_gguf()
     stored = {name: (tensor, None) for name, tensor in gguf_tensors(LLAMA).items()}
     found = open_source(write_gguf(tmp_path / "some.bin", gguf_settings(LLAMA), stored), tokenizer)
     assert (found.name, found.model.config) == ("some", SHAPE)
+
+
+# A byte-level vocabulary of 300 tokens: 5 specials, the 256 bytes in GPT-2's alphabet, and merges.
+_PLAIN = [*range(33, 127), *range(161, 173), *range(174, 256)]
+ALPHABET = {byte: chr(byte) for byte in _PLAIN}
+ALPHABET |= {byte: chr(256 + i) for i, byte in enumerate(b for b in range(256) if b not in _PLAIN)}
+SPECIALS = ["<pad>", "<a>", "<b>", "<start>", "<stop>"]
+_PAIRS = [(first, second) for first in "etaoin" for second in "shrdlu" if first + second != "th"]
+MERGES = [("t", "h"), *_PAIRS, ("th", "e"), ("th", "a"), ("th", "i")]
+PIECES = [*SPECIALS, *ALPHABET.values(), *("".join(pair) for pair in MERGES)]
+BIG = LLAMA | {"vocab_size": 300}
+
+
+def tokenizer_json() -> dict:
+    return {
+        "version": "1.0",
+        "added_tokens": [{"id": i, "content": text, "special": True} for i, text in enumerate(SPECIALS)],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True},
+        "decoder": {"type": "ByteLevel"},
+        "model": {
+            "type": "BPE",
+            "vocab": {text: i for i, text in enumerate(PIECES)},
+            "merges": [" ".join(pair) for pair in MERGES],
+        },
+    }
+
+
+def test_the_vocabulary_of_a_folder_and_of_a_gguf_file(tmp_path):
+    """Of the same model: bos and eos are those of config.json, and a text becomes the same tokens."""
+    folder = write_folder(tmp_path / "x", BIG)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+    one = open_source(folder, None).tokenizer
+    assert (len(one.pieces), one.bos, one.eos) == (300, 3, 4)
+    tokens = encode(one, "the tea", bos=True)
+    assert [PIECES[token] for token in tokens] == ["<start>", "the", ALPHABET[32], "t", "e", "a"]
+    assert open_source(folder, folder / "tokenizer.json").tokenizer.pieces == one.pieces
+
+    need_gguf()
+    stored = {name: (tensor, None) for name, tensor in gguf_tensors(BIG).items()}
+    plain = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
+    plain |= {"tokenizer.ggml.bos_token_id": 3, "tokenizer.ggml.eos_token_id": 4}
+    arrays = {
+        "tokenizer.ggml.tokens": PIECES,
+        "tokenizer.ggml.token_type": [3] * 5 + [1] * 295,
+        "tokenizer.ggml.merges": [" ".join(pair) for pair in MERGES],
+    }
+    path = write_gguf(tmp_path / "x.gguf", gguf_settings(BIG) | plain, stored, arrays)
+    other = open_source(path, None)
+    assert (other.tokenizer.pieces, other.tokenizer.bos, other.tokenizer.eos) == (one.pieces, 3, 4)
+    assert encode(other.tokenizer, "the tea", bos=True) == tokens
+    assert other.model.config == open_source(folder, None).model.config
+
+
+def test_a_folder_builds_and_its_c_equals_the_simulator(tmp_path):
+    require_program("cc")
+    folder = write_folder(tmp_path / "Some Model", BIG)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+    where = ["--board", "host", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(mcugen, ["build", str(folder), *where, "--verify-tokens", "40", "--json"])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout)["verification"]  # a difference is an exit code of 6
+    facts = json.loads((tmp_path / "out" / "build-info.json").read_text())
+    assert facts["command"] == "mcugen build 'Some Model' --board host"
+    assert facts["checkpoint_sha256"] == open_source(folder, None).model.sha256
+
+
+@pytest.mark.parametrize(
+    ("arrays", "what", "hint"),
+    [
+        ({}, "tokenizer.ggml.tokens is missing", "it must be the list of the vocabulary's tokens"),
+        ({"tokenizer.ggml.tokens": [1, 2]}, "tokenizer.ggml.tokens is array([1, 2], dtype=int32)", "it must be an array of strings"),
+        ({"tokenizer.ggml.tokens": ["a", "b"]}, "tokenizer.ggml.bos_token_id is 3", "it must be an integer in [0, 1]"),
+        ({"tokenizer.ggml.tokens": ["a"] * 9, "tokenizer.ggml.token_type": [1] * 8}, "tokenizer.ggml.token_type is array([1, 1, 1, 1, 1, 1, 1, 1], dtype=int32)", "it must be an array of 9 numbers, one for each token"),
+    ],
+)  # fmt: skip
+def test_vocabularies_of_gguf_that_are_refused(tmp_path, arrays, what, hint):
+    need_gguf()
+    plain = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.bos_token_id": 3}
+    path = write_gguf(tmp_path / "x.gguf", gguf_settings(LLAMA) | plain, {}, arrays)
+    with pytest.raises(InputError) as caught:
+        gguf_tokenizer(path)
+    assert str(caught.value) == f"{what}\n  where: GGUF file {path}, header\n  try:   {hint}"
+
+
+def test_a_vocabulary_of_another_size_is_refused(tmp_path):
+    need_gguf()
+    stored = {name: (tensor, None) for name, tensor in gguf_tensors(LLAMA).items()}
+    plain = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.eos_token_id": 4}
+    arrays = {"tokenizer.ggml.tokens": PIECES, "tokenizer.ggml.merges": [" ".join(pair) for pair in MERGES]}
+    path = write_gguf(tmp_path / "x.gguf", gguf_settings(LLAMA) | plain, stored, arrays)
+    with pytest.raises(InputError) as caught:
+        open_source(path, None)
+    assert str(caught.value) == (
+        "the vocabulary has 300 tokens, the embedding table 19 rows\n"
+        f"  where: GGUF file {path}\n  try:   convert the model again"
+    )
 
 
 def test_a_checkpoint_under_any_name(tmp_path, tokenizer):
