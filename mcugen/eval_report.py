@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from mcugen.cases import Answered, ExactMatch
 from mcugen.evaluate import Evaluation, WorstToken
@@ -201,7 +202,7 @@ def _exact(name: str, exact: ExactMatch) -> Sheet:
         ("right by integers alone", str(other)),
     )
     note = (
-        f"in brackets: share and its 95 % interval; chance of so uneven a split were both as good: {exact.chance:.2f}"
+        f"in brackets: 95 % confidence; chance of so uneven a split were both as good: {exact.chance:.2f}"
     )
     return Sheet(f"{name}, {total:,} cases", (), rows, note=note)
 
@@ -224,9 +225,7 @@ def _differing(exact: ExactMatch) -> list[Sheet]:
 def sweep_json(tokenizer: Tokenizer, results: Sequence[SweepResult[Trial, Tried]]) -> dict[str, object]:
     """points: in the order of the sweep. Of a point that failed, error says why, and what was to be measured is
     null."""
-    points = [
-        _point_json(tokenizer, result, best) for result, best in zip(results, front(results), strict=True)
-    ]  # fmt: skip
+    points = [_point_json(tokenizer, result, best) for result, best in zip(results, front(results), strict=True)]
     return {"loss": loss_name(results), "points": points}
 
 
@@ -253,38 +252,36 @@ def _point_json(tokenizer: Tokenizer, result: SweepResult[Trial, Tried], best: b
 
 def point_name(axes: Sequence[str], options: Options) -> str:
     """What a point is called among those that differ in `axes`."""
-    values = asdict(options)
+    values = {**asdict(options), "calibrate": Path(options.calibrate).name}
     return ", ".join(str(values[axis]) if axis == "recipe" else f"{axis} {values[axis]}" for axis in axes)
 
 
 def sweep_sheets(name: str, axes: Sequence[str], results: Sequence[SweepResult[Trial, Tried]]) -> list[Sheet]:
-    text = any(r.point.text is not None for r in results)
-    exact = any(r.point.cases is not None for r in results)
-    columns = ["", "weights", "RAM"]
-    columns += ["perplexity", "change", "KL", "top-1"] if text else []
+    tried = [r.value for r in results if r.value is not None]
+    text = any(t.text is not None for t in tried)
+    exact = any(t.exact is not None for t in tried)
+    ram = len({t.ram_bytes for t in tried}) > 1
+    columns = ["", "weights, B"]
+    columns += ["RAM, B"] if ram else []
+    columns += ["perplexity", "change, %", "KL"] if text else []
     columns += ["right"] if exact else []
     rows = []
     for result, best in zip(results, front(results), strict=True):
-        cells = [""] * (len(columns) - 1) if result.value is None else _cells(result.value)
+        cells = [""] * (len(columns) - 1) if result.value is None else _cells(result.value, ram)
         rows.append((point_name(axes, result.point.options), *cells, "*" if best else ""))
     failed = [
         f"{point_name(axes, r.point.options)}: {r.error.splitlines()[0]}" for r in results if r.error is not None
     ]
-    note = f"* no other point has less {_bytes(results)} and {loss_name(results)}"
+    note = f"* no other point has fewer bytes{' of weights and of RAM' if ram else ''} and less {loss_name(results)}"
     title = f"{name} on {results[0].point.board}"
     return [Sheet(title, (*columns, "best"), tuple(rows), note="\n".join([note, *failed]))]
 
 
-def _bytes(results: Sequence[SweepResult[Trial, Tried]]) -> str:
-    varied = len({r.value.ram_bytes for r in results if r.value is not None}) > 1
-    return "bytes of weights, bytes of RAM" if varied else "bytes of weights"
-
-
-def _cells(tried: Tried) -> list[str]:
-    cells = [f"{tried.constant_bytes:,} B", f"{tried.ram_bytes:,} B"]
+def _cells(tried: Tried, ram: bool) -> list[str]:
+    cells = [f"{tried.constant_bytes:,}", *([f"{tried.ram_bytes:,}"] if ram else [])]
     if tried.text is not None:
         e = tried.text.evaluation
-        cells += [f"{e.integer_perplexity:.4f}", _change(e), f"{e.kl:.5f}", f"{100 * e.top1:.2f} %"]
+        cells += [f"{e.integer_perplexity:.4f}", _change(e), f"{e.kl:.5f}"]
     if tried.exact is not None:
         cells.append(f"{tried.exact.integer_right} of {len(tried.exact.answered)}")
     return cells
@@ -292,4 +289,4 @@ def _cells(tried: Tried) -> list[str]:
 
 def _change(e: Evaluation) -> str:
     half = "" if e.standard_error is None else f" ± {100 * e.standard_error:.2f}"
-    return f"{100 * e.perplexity_change:+.2f}{half} %"
+    return f"{100 * e.perplexity_change:+.2f}{half}"

@@ -1,4 +1,7 @@
-"""A sweep as a picture, by matplotlib: bytes across, loss up, the Pareto front as a line."""
+"""A sweep as a picture, by matplotlib: bytes across, loss up.
+
+The points of the Pareto front are round, and a line where they all take the same RAM.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,7 @@ def sweep_plot(name: str, axes: Sequence[str], results: Sequence[SweepResult[Tri
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         plot = figure.subplots()
         line = []
+        planes = {result.value.ram_bytes for result in results if result.value is not None}
         for result, best in zip(results, front(results), strict=True):
             if result.value is None:
                 continue
@@ -45,7 +49,7 @@ def sweep_plot(name: str, axes: Sequence[str], results: Sequence[SweepResult[Tri
             plot.plot(*at, "o" if best else "x", color="C0" if best else "C7")
             label = point_name(axes, result.point.options)
             plot.annotate(label, at, xytext=(5, 5), textcoords="offset points", fontsize=8)
-        if line:
+        if len(planes) == 1:  # else the front is no line in this plane
             plot.plot(*zip(*sorted(line), strict=True), "-", color="C0", zorder=0)
         plot.set(title=name, xlabel="bytes of weights", ylabel=loss_name(results))
         content = io.BytesIO()

@@ -614,6 +614,16 @@ def test_calibrating_on_a_text_is_another_recipe(files: Files) -> None:
     assert one["recipe"] != other["recipe"]
 
 
+EVAL_KEYS = [
+    "context", "float_perplexity", "greedy", "integer_perplexity", "intervals", "kl", "layers", "length",
+    "perplexity_change", "sequences", "standard_error", "tokens", "top1", "worst",
+]  # fmt: skip
+CASES_KEYS = [
+    "both_right", "both_wrong", "differing", "float", "integer", "mcnemar_p", "only_float_right",
+    "only_integer_right", "same", "total", "wrong",
+]  # fmt: skip
+
+
 def test_eval(files: Files) -> None:
     arguments = ["eval", *files.named, "--text", files.folder / "text.txt", "--tokens", 30]
     text = done(*arguments)
@@ -625,18 +635,149 @@ def test_eval(files: Files) -> None:
         "KL divergence",
         "top-1 agreement",
         "greedy runs",
+        "where it is lost, in % of each op's values",
+        "the tokens that differ most",
     ):
         assert row in text
     found = json.loads(done(*arguments, "--json"))
-    assert sorted(found) == [
-        "context", "float_perplexity", "greedy", "integer_perplexity", "kl", "length", "perplexity_change", "sequences",
-        "standard_error", "tokens", "top1",
-    ]  # fmt: skip
+    assert sorted(found) == EVAL_KEYS
     assert found["tokens"] == 30
+    assert found["intervals"] is None  # of a single sequence
     assert sorted(found["greedy"]) == ["equal", "prefix", "tokens"]
+    assert [sorted(layer) for layer in found["layers"]] == [
+        ["error", "kernel", "layer", "op", "snr_db", "tokens"]
+    ] * 21
+    assert sorted(found["worst"][0]) == [
+        "before", "float_loss", "float_text", "float_token", "index", "integer_loss", "integer_text", "integer_token",
+        "kl", "text", "text_before", "token",
+    ]  # fmt: skip
     int4 = json.loads(done(*arguments, "--json", "--weights", "int4"))
     assert int4["float_perplexity"] == found["float_perplexity"]
     assert int4["kl"] > 3 * found["kl"]
+
+
+def test_eval_of_several_sequences_has_intervals(files: Files) -> None:
+    arguments = ["eval", *files.named, "--text", files.folder / "text.txt", "--tokens", 300]
+    found = json.loads(done(*arguments, "--json"))
+    assert sorted(found["intervals"]) == ["float_perplexity", "integer_perplexity", "kl", "perplexity_change", "top1"]
+    for name, (low, high) in found["intervals"].items():
+        assert low < found[name] < high, name
+    assert "in brackets: 95 % confidence, from 2 sequences of at most 256 tokens" in done(*arguments)
+
+
+def test_eval_with_the_context_of_a_board(files: Files) -> None:
+    arguments = ["eval", *files.named, "--text", files.folder / "text.txt", "--tokens", 30, "--json"]
+    assert json.loads(done(*arguments))["context"] == 12
+    assert json.loads(done(*arguments, "--board", "nucleo", "--context", 5))["context"] == 5
+
+
+def test_eval_of_cases(files: Files) -> None:
+    """One case asks for what both sides answer, one for something else; with a text, both are measured."""
+    Path("ask.jsonl").write_text('{"prompt": "the tin", "answer": "' + "x" * 30 + '"}')
+    [said] = json.loads(done("eval", *files.named, "--cases", "ask.jsonl", "--json"))["cases"]["wrong"]
+    right = answer(files, "the tin", 31).strip()
+    assert said == {"prompt": "the tin", "answer": "x" * 30, "line": 1, "integer": right, "float": said["float"]}
+    Path("cases.tsv").write_text("a\tb\nhat\tc\n")
+    arguments = ["eval", *files.named, "--cases", "cases.tsv"]
+    found = json.loads(done(*arguments, "--json"))
+    assert list(found) == ["cases"] and sorted(found["cases"]) == CASES_KEYS
+    assert found["cases"]["total"] == found["cases"]["both_wrong"] == len(found["cases"]["wrong"]) == 2
+    assert found["cases"]["integer"] == {
+        "count": 0,
+        "share": 0.0,
+        "interval": [0.0, pytest.approx(0.65762, abs=1e-5)],
+    }
+    text = done(*arguments)
+    assert "tiny, 2 cases" in text and "right, integers" in text and "0, 0.0 % (0.0 to 65.8)" in text
+    both = json.loads(done(*arguments, "--text", files.folder / "text.txt", "--tokens", 30, "--json"))
+    assert sorted(both) == sorted(["cases", *EVAL_KEYS]) and both["cases"] == found["cases"]
+
+
+def test_eval_without_a_word_asks_the_bundled_model(files: Files) -> None:
+    found = json.loads(done("eval", "--json"))["cases"]
+    assert found["total"] == 167
+    # calibration is float arithmetic, whose last bits differ between machines: one answer may turn
+    assert abs(found["integer"]["count"] - 163) <= 1 and found["float"]["count"] == 163
+
+
+POINT_KEYS = [
+    "constant_bytes", "context", "error", "flash_bytes", "loss", "measured", "options", "pareto", "ram_bytes", "recipe",
+]  # fmt: skip
+
+
+def test_eval_sweep(files: Files) -> None:
+    """Every point is what `mcugen eval` measures with its options; int4 takes fewer bytes, int8 less perplexity."""
+    measured = ["--text", files.folder / "text.txt", "--tokens", 30]
+    arguments = ["eval", *files.named, *measured, "--sweep", "w8,w4", "--sweep", "context=6,99", "--jobs", 2]
+    found = json.loads(done(*arguments, "--json"))
+    assert sorted(found) == ["loss", "points"] and found["loss"] == "integer perplexity"
+    points = found["points"]
+    assert [sorted(point) for point in points] == [POINT_KEYS] * 4
+    options = [(p["options"]["recipe"], p["options"]["context"]) for p in points]
+    assert options == [("w8", 6), ("w8", 99), ("w4", 6), ("w4", 99)]
+    refused = "a context of 99 tokens is outside 1 to 12, the trained context of tiny"
+    for point, weights in zip(points, ("int8", None, "int4", None), strict=True):
+        if weights is None:
+            assert point["error"].splitlines()[0] == refused
+            assert point["measured"] is None and point["loss"] is None and point["pareto"] is False
+            continue
+        alone = json.loads(done("eval", *files.named, *measured, "--weights", weights, "--context", 6, "--json"))
+        assert alone["layers"] != [] == point["measured"]["layers"]
+        assert {**alone, "layers": []} == point["measured"]
+        assert point["loss"] == alone["integer_perplexity"]
+    assert points[2]["constant_bytes"] < points[0]["constant_bytes"] < points[0]["flash_bytes"]
+    text = done(*arguments)
+    assert f"w8, context 99: {refused}" in " ".join(text.split()) and "best" in text
+
+
+def test_eval_sweep_of_cases(files: Files) -> None:
+    Path("cases.tsv").write_text("a\tb\nhat\tc\n")
+    found = json.loads(done("eval", *files.named, "--cases", "cases.tsv", "--sweep", "w4", "--json"))
+    assert found["loss"] == "wrong answers" and found["points"][0]["loss"] == 1.0
+    assert sorted(found["points"][0]["measured"]) == ["cases"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--sweep", "w8,,w4"], "--sweep w8,,w4: '' is no recipe\n  where: --sweep\n"
+         "  try:   write values with single commas between them\n"),
+        (["--sweep", "size=3"], "--sweep size=3: size is nothing to vary\n  where: --sweep\n"
+         "  try:   --sweep NAME=VALUE,VALUE with each of recipe, calibrate, context, fc once at most\n"),
+        (["--sweep", "w8", "--sweep", "recipe=w4"], "--sweep recipe=w4: recipe is there twice\n  where: --sweep\n"
+         "  try:   --sweep NAME=VALUE,VALUE with each of recipe, calibrate, context, fc once at most\n"),
+        (["--sweep", "context=6,x"], "--sweep context=6,x: 'x' is no context\n  where: --sweep\n"
+         "  try:   give numbers of tokens: --sweep context=128,256\n"),
+        (["--sweep", "fc=both"], "--sweep fc=both: 'both' is no fc\n  where: --sweep\n"
+         "  try:   --sweep fc=custom,builtin\n"),
+        (["--jobs", "2"], "--jobs is for a sweep\n  where: --jobs\n  try:   add --sweep w8,w4, or leave it out\n"),
+        (["--plot", "a.png"], "--plot is for a sweep\n  where: --plot\n  try:   add --sweep w8,w4, or leave it out\n"),
+        (["--sweep", "w8", "--plot", "a.pdf"], "a plot is a file that ends with .png or .svg, not a.pdf\n"
+         "  where: --plot\n  try:   --plot a.png\n"),
+    ],
+)  # fmt: skip
+def test_sweeps_that_make_no_sense(files: Files, arguments: list[str], text: str) -> None:
+    failed(2, f"Error: {text}", "eval", *files.named, "--text", files.folder / "text.txt", *arguments)
+
+
+def test_a_plot_needs_matplotlib(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    failed(
+        5,
+        "Error: matplotlib is missing\n  where: --plot\n  try:   pip install 'mcugen[plot]'\n",
+        "eval", *files.named, "--text", files.folder / "text.txt", "--sweep", "w8", "--plot", "a.svg",
+    )  # fmt: skip
+
+
+def test_a_plot_is_drawn(files: Files) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = ["eval", *files.named, "--text", files.folder / "text.txt", "--tokens", 30, "--sweep", "w8,w4"]
+    for name, opening in (("a.png", b"\x89PNG"), ("a.svg", b"<?xml")):
+        done(*arguments, "--plot", name)
+        assert Path(name).read_bytes().startswith(opening)
+    first = Path("a.svg").read_bytes()
+    done(*arguments, "--plot", "a.svg")
+    assert Path("a.svg").read_bytes() == first
 
 
 def test_boards(files: Files) -> None:
@@ -677,7 +818,8 @@ USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\
         (2, ["run", "--prefill", "all"], USAGE.format(
             "run", "Invalid value for '--prefill': 'all' is not a valid integer.")),
         (2, ["eval", "--prefill", "2"], USAGE.format("eval", "No such option '--prefill'.")),
-        (2, ["eval"], USAGE.format("eval", "Missing option '--text'.")),
+        (2, ["eval", "gone.bin"], "Error: there is nothing to measure gone.bin on\n  where: eval\n"
+         "  try:   add --text FILE for perplexity, or --cases FILE for exact answers\n"),
         (2, ["boards", "nucleo"], "Usage: mcugen boards [OPTIONS] [COMMAND] [ARGS]...\n"
          "Try 'mcugen boards --help' for help.\n\n"
          "Error: No such command 'nucleo'. One board: mcugen boards show nucleo\n"),
