@@ -28,7 +28,7 @@ from mcugen.eval_report import eval_json, eval_sheets, stream_sheets, sweep_json
 from mcugen.gemv import gemv_bench
 from mcugen.ir import Board, QuantizedModel
 from mcugen.ladder import Ladder, climb
-from mcugen.layout import Layout, lay_out, make_firmware, plan_facts, plan_text
+from mcugen.layout import MAX_TOKENS, Layout, lay_out, make_firmware, plan_facts, plan_text
 from mcugen.microtvm.emitter import find_tvm
 from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
@@ -549,7 +549,9 @@ def _print_sheets(sheets: Iterable[Sheet]) -> None:
 @mcugen.command(epilog=_EPILOG, short_help="Talk to the model on an emulated board.")
 @_options(_laid_out, _toolchain, _json)
 @click.option("--prompt", metavar="TEXT", help="What to type.  [default: every line of standard input]")
-@click.option("--tokens", type=_AT_LEAST_0, default=200, show_default=True, metavar="N", help="The longest answer.")
+@click.option(
+    "--tokens", type=_AT_LEAST_0, default=MAX_TOKENS, show_default=True, metavar="N", help="The longest answer."
+)
 @click.option("--temperature", default=0.0, show_default=True, metavar="T", help="0 takes the likeliest token.")
 @click.option("--top-k", default=0, show_default=True, metavar="K", help="Keep the K likeliest tokens; 0: all.")
 @click.option(
