@@ -17,9 +17,12 @@ from test_verify import broken_machine, climb, prompted
 from mcugen import kernels as k
 from mcugen.bench import PARTS, part_of
 from mcugen.boards import load_board
+from mcugen.emulate.elf import parse_elf
 from mcugen.errors import InputError, InternalError, UsageError
+from mcugen.families import MORE_BYTES, choose_family
 from mcugen.fc8 import to_fc8
 from mcugen.ir import Bank, Config, Linear, Norm, QuantizedLayer
+from mcugen.layout import OP_BYTES, vocabulary_bytes
 from mcugen.lower import check_graph, lower
 from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.plan import plan_memory
@@ -305,12 +308,37 @@ def test_several_tokens_at_once_need_an_even_dim() -> None:
 
 def test_all_experts_are_in_flash_once() -> None:
     graph = lower(zoo.quantized(MOE), 8)
-    flash = dict(plan_memory(graph, load_board("host")).flash)
+    items = plan_memory(graph, load_board("host")).flash
+    flash = dict(items)
+    assert len(flash) == len(items)
     codes = [name for name in flash if name.startswith("layers.1.w2.") and name.endswith(".codes")]
     assert codes == [f"layers.1.w2.{i}.codes" for i in range(4)]
     assert all(flash[name] == MOE.dim * MOE.hidden_dim for name in codes)
     assert flash["layers.1.w2.table"] == 4 * 28
     assert sum(name.endswith(".table") for name in flash) == 2 * 3
+
+
+def test_kernels_that_not_every_model_has_are_counted() -> None:
+    plain = ladder.laid_out(zoo.SHAPES["gqa"], 8).graph
+    found: set[str] = set()
+    for config in zoo.ARCHITECTURES.values():
+        layout = ladder.laid_out(config, 8)
+        own = {op.kernel for op in layout.graph.ops} - {op.kernel for op in plain.ops}
+        calls = OP_BYTES * (len(layout.graph.ops) + len(layout.graph.rebase))
+        code = choose_family(layout.board.features).code_bytes + vocabulary_bytes(layout.tokenizer)
+        assert layout.demand.code == code + calls + sum(MORE_BYTES[kernel] for kernel in own)
+        found |= own
+    assert found == set(MORE_BYTES)
+
+
+@pytest.mark.parametrize("toolchain", ["zig", pytest.param("gcc", marks=pytest.mark.slow)])
+def test_kernels_take_no_more_than_is_counted(toolchain: str) -> None:
+    """On RISC-V, whose code is the largest but for the M55's vectorised loops."""
+    for config in (ALL, MOE):
+        elf = parse_elf(ladder.board_firmware(ladder.laid_out(config, 8, board="qemu-virt-rv32"), toolchain).image)
+        sizes = {symbol.name: symbol.size for symbol in elf.symbols}
+        for kernel in MORE_BYTES:
+            assert sizes.get(f"mg_{kernel}", 0) <= MORE_BYTES[kernel]
 
 
 @pytest.mark.parametrize("board", BOARDS)
