@@ -347,7 +347,7 @@ GROUPS = "it must be one of (0, 32, 64), and 0 for 8 bits"
         (put("integers/more", 1), "integer 'more' is unknown", counted(36)),
         (drop("layers.0.wq.codes"), "tensor layers.0.wq.codes is missing", counted(25)),
         (tensor("more", np.zeros(1, "<i1")), "tensor 'more' is unknown", counted(25)),
-        (drop("tokenizer/bos"), "tokenizer setting bos is missing", counted(12)),
+        (drop("tokenizer/bos"), "tokenizer setting bos is missing", counted(6)),
         (put("config/n_layers", 2), "integer layers.1.att_norm.gain_frac is missing", counted(63)),
         (put("tokenizer", None), "tensor 'tokenizer.offsets' is unknown", counted(22)),
         # config
@@ -493,6 +493,8 @@ def test_a_vocabulary_with_merges_comes_back(split: str) -> None:
         (element("tokenizer.merges", 300), "tensor tokenizer.merges holds 300"),
         (element("tokenizer.merges", 299), "a merge is there twice, or its pieces do not add up"),
         (element("tokenizer.symbols", 1), "the vocabulary of bytes does not hold every byte once"),
+        (drop("tokenizer/split"), "tokenizer setting split is missing"),
+        (put("version", 3), "tensor 'tokenizer.merges' is unknown"),
         (put("tokenizer/split", "tekken"), "split is 'tekken'"),
         (put("tokenizer/prefix", None), "prefix is None"),
         (put("tokenizer/split", ["gpt2"]), "split is ['gpt2']"),
@@ -508,19 +510,11 @@ def test_a_vocabulary_with_merges_comes_back(split: str) -> None:
 
 
 def test_settings_of_merges_without_merges_are_refused() -> None:
-    assert refusal(changed(put("tokenizer/split", "gpt2")))[0] == "settings of merges without merges"
-    assert refusal(changed(put("tokenizer/prefix", "missing")))[0] == "a prefix that only merges have"
-
-
-def of_version(version: int) -> Change:
-    """Make a file as an earlier version wrote it: without what tokenizers have had since version 4."""
-
-    def change(head: dict[str, Any], tensors: dict[str, np.ndarray]) -> None:
-        head["version"] = version
-        for name in ("prefix", "specials", "byte_level", "split", "whole_words", "fuse_unk"):
-            del head["tokenizer"][name]
-
-    return change
+    silent = dataclasses.replace(TOKENIZER, prefix="never", specials=(3, 5))
+    content = save_quantized(quantized(MQA), silent)
+    assert same(load_quantized(content)[1], silent)
+    assert refusal(changed(put("tokenizer/split", "gpt2"), content))[0] == "settings of merges without merges"
+    assert refusal(changed(put("tokenizer/prefix", "missing"), content))[0] == "a prefix that only merges have"
 
 
 def test_a_file_of_version_2_or_3_is_read() -> None:
@@ -528,9 +522,9 @@ def test_a_file_of_version_2_or_3_is_read() -> None:
     for content, model in ((FULL, quantized(MQA)), (INT4, quantized(MQA, bits=4))):
         assert header(content)["version"] == 4
         for version in (2, 3):
-            assert same(load_quantized(changed(of_version(version), content)), (model, TOKENIZER))
-    assert same(load_quantized(changed(of_version(3), FC8)), (fc8(MQA), TOKENIZER))
-    assert refusal(changed(of_version(2), FC8)) == (
+            assert same(load_quantized(changed(put("version", version), content)), (model, TOKENIZER))
+    assert same(load_quantized(changed(put("version", 3), FC8)), (fc8(MQA), TOKENIZER))
+    assert refusal(changed(put("version", 2), FC8)) == (
         "integer 'layers.0.w1.fc_multiplier' is unknown", counted(36),
     )  # fmt: skip
 
