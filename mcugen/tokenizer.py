@@ -72,9 +72,11 @@ def read_tokenizer(path: Path, vocab_size: int, *, lowercase: bool = False, prom
 def write_tokenizer(tokenizer: Tokenizer) -> bytes:
     """Return the content of a tokenizer.bin that reads back with the same pieces and order of merges.
 
+    The tokenizer has ranks of pieces: llama2.c's files have no merges.
     A rank r becomes the score -r (exact in float32 below 2**24), NO_MERGE a score at which run.c never
     merges. `lowercase`, `prompt_suffix` and other ids than llama2.c's for the specials have no place there.
     """
+    assert tokenizer.merges is None
     parts = [struct.pack("<i", max(len(piece) for piece in tokenizer.pieces))]
     for piece, rank in zip(tokenizer.pieces, _dense(tokenizer.ranks).tolist(), strict=True):
         score = NEVER_MERGES_SCORE if rank == NO_MERGE else -float(rank)

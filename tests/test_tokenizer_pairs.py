@@ -16,7 +16,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pairs import MULTILINGUAL, RUNTIME, SOURCES, STYLES, Native, corpus, theirs
 from projects import require
-from tokenizers import Regex, pre_tokenizers
+from tokenizers import Regex, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer as HuggingFace
 
 from mcugen import ir
 from mcugen import ladder as rungs
@@ -115,6 +116,24 @@ def test_tokens_print_as_the_library_does(style: str, text: str) -> None:
     assert decode(ours(style), tokens, previous).decode() == wanted
     if "unk" not in style and style != "always":
         assert wanted.lstrip(" ") == text.replace("▁", " " if not ours(style).byte_level else "▁").lstrip(" ")
+
+
+def test_a_vocabulary_of_llama2_c_as_pairs() -> None:
+    """tok512.bin for the library: every way to split a piece into two is a merge, in the order of the pieces' ranks."""
+    stories = zoo.stories_tokenizer()
+    texts = [piece.decode(errors="replace").replace(" ", "▁") for piece in stories.pieces]
+    texts[:3] = "<unk>", "<s>", "</s>"
+    ids = {text: token for token, text in enumerate(texts)}
+    ranked = sorted((rank, token) for token, rank in enumerate(stories.ranks.tolist()) if rank != zoo.NO_MERGE)
+    merges = [(t[:i], t[i:]) for t in (texts[token] for _, token in ranked) for i in range(1, len(t))]
+    model = models.BPE(
+        ids, [pair for pair in merges if set(pair) <= ids.keys()], unk_token="<unk>", byte_fallback=True
+    )
+    library = HuggingFace(model)
+    library.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    text = (zoo.DATA / "tinystories.txt").read_text(encoding="utf-8")[:20_000]
+    read = read_tokenizer_json(library.to_str().encode(), "tok512")
+    assert encode(read, text) == encode(stories, text) == [1, *library.encode(text).ids]
 
 
 @pytest.mark.parametrize(("regex", "kind"), [(r"\p{L}", 1), (r"\p{N}", 2), (r"\s", 3)])
