@@ -212,7 +212,8 @@ def _attention(b: _Builder, model: QuantizedModel, index: int, residual: str) ->
     slots = -(-ring_size // b.family.score_step) * b.family.score_step
     scores = b.single(f"{at}.scores", "int16", *([b.family.score_rows] if b.family.score_rows > 1 else []), slots)
     b.op(
-        "attention4_s16" if model.value_bits == 4 else "attention_s16", out, [turned, keys, values], [out], scratch=[scores],
+        "attention4_s16" if model.value_bits == 4 else "attention_s16",
+        out, [turned, keys, values], [out], scratch=[scores],
         score_shift=layer.score_shift, drop=probability_drop(ring_size),
     )  # fmt: skip
     h = b.block(f"{at}.out_block", out, fc=layer.wo.fc is not None)

@@ -21,11 +21,11 @@ from mcugen.evaluate import float_side
 from mcugen.ir import Model, QuantizedModel
 from mcugen.layout import lay_out
 from mcugen.pipeline import TextQuality, float_model, measure, measure_cases, text_tokens
+from mcugen.recipes import recipe_named
 from mcugen.reference import Floats
 from mcugen.sources import Source, open_source, quantize_source
 from mcugen.sweep import SweepResult, pareto_front
 
-RECIPES = {"w8": 8, "w4": 4}  # bits of the layers' matrices
 OWN_SAMPLES = "own"  # what --sweep calibrate=own says instead of a text
 FLOATS_KEPT = 2**29  # bytes of one float side that a process keeps from trial to trial
 
@@ -113,12 +113,8 @@ def _value(name: str, value: str, word: str) -> str | int:
 
 def integers(source: Source, options: Options) -> QuantizedModel:
     """The one place where options become integers."""
-    if options.recipe not in RECIPES:
-        raise UsageError(
-            f"there is no recipe {options.recipe!r}", where="--sweep", hint=f"choose from {', '.join(RECIPES)}"
-        )
     calibrate = None if options.calibrate == OWN_SAMPLES else Path(options.calibrate)
-    return quantize_source(source, calibrate, bits=RECIPES[options.recipe], fc=options.fc)
+    return quantize_source(source, calibrate, recipe=recipe_named(options.recipe), fc=options.fc)
 
 
 def run_trial(trial: Trial) -> Tried:
