@@ -230,6 +230,9 @@ class Native:
         assert tokens[room] == 0xABCD, "wrote behind the buffer"
         return None if count < 0 else tokens[:count].tolist()
 
+    def word_end(self, text: bytes, at: int) -> int:
+        return int(self.library.mg_word_end(ctypes.byref(self.split), text, len(text), at))
+
     def piece(self, previous: int | None, token: int) -> bytes:
         byte = ctypes.c_uint8()
         span = self.library.mg_tokenizer_piece(

@@ -85,6 +85,17 @@ def test_added_tokens_print_and_are_not_looked_for() -> None:
     assert 263 in library.encode("a<tool>b").ids
 
 
+def test_a_special_token_is_never_the_result_of_a_merge() -> None:
+    """What a user types cannot become one, even where the file has merges to it."""
+    found = copy.deepcopy(of_bytes())
+    token = found["model"]["vocab"]["the"]
+    assert encode(read_tokenizer_json(json.dumps(found).encode(), "t.json"), "the", bos=False) == [token]
+    found["added_tokens"].append({"id": token, "content": "the", "special": True})
+    made = read_tokenizer_json(json.dumps(found).encode(), "t.json")
+    assert token not in encode(made, "the") and token not in made.merges
+    assert piece_text(made, None, token) == b""
+
+
 def test_text_that_is_not_nfc_differs_from_the_library_and_is_lossless() -> None:
     made = read_tokenizer_json(theirs("qwen2").to_str().encode(), "t.json")
     assert decode(made, encode(made, "e\u0301", bos=False)) == "e\u0301".encode()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from itertools import pairwise
 
 import ladder
 import microtvm
@@ -29,8 +30,8 @@ from mcugen.layout import Layout
 from mcugen.microtvm.layout import make_microtvm_project
 from mcugen.rendering import runtime_sources
 from mcugen.sampler import make_sampler
-from mcugen.split import kind_of
-from mcugen.tokenizer import check_tokenizer, decode, encode, piece_text, tokenizer_tables
+from mcugen.split import SPLITS, kind_of, words
+from mcugen.tokenizer import check_tokenizer, code_points, decode, encode, piece_text, tokenizer_tables
 from mcugen.tokenizer_json import read_tokenizer_json
 from mcugen.toolchain import build
 
@@ -46,6 +47,8 @@ TEXTS = ODD | st.sampled_from(MULTILINGUAL.splitlines()) | st.text(max_size=20)
 BYTES = st.binary(max_size=30) | TEXTS.map(str.encode)
 # Numbers of Unicode 17 that Digits of `tokenizers` knows and its regular expressions do not.
 NEWEST = {*range(0x11DE0, 0x11DEA), *range(0x16FF4, 0x16FF7)}
+
+CUT = ["gpt2", "digits", "smollm", "llama3", "qwen2"]  # into words by a pattern
 
 styles = pytest.mark.parametrize("style", STYLES)
 
@@ -116,6 +119,25 @@ def test_tokens_print_as_the_library_does(style: str, text: str) -> None:
     assert decode(ours(style), tokens, previous).decode() == wanted
     if "unk" not in style and style != "always":
         assert wanted.lstrip(" ") == text.replace("▁", " " if not ours(style).byte_level else "▁").lstrip(" ")
+
+
+@pytest.mark.parametrize("style", CUT)
+@settings(max_examples=150)
+@given(TEXTS)
+@example("a \n \r\n b\n  c\n\td  1 \n  ")
+@example("it's 'sI'LL'ſ'ſe'x' 's")
+@example("1234 12  345²a..\n\n.. \n")
+def test_words_are_those_of_the_library(style: str, text: str) -> None:
+    """Where words end, whatever tokens they have."""
+    text = plain(style, text)
+    wanted = [text[first:end] for _, (first, end) in theirs(style).pre_tokenizer.pre_tokenize_str(text)]
+    units = code_points(text.encode())
+    split = SPLITS[ours(style).split]
+    assert [b"".join(units[first:end]).decode() for first, end in words(split, units)] == wanted
+    content, ends = text.encode(), [0]
+    while ends[-1] < len(content):
+        ends.append(in_c(style).word_end(content, ends[-1]))
+    assert [content[a:b].decode() for a, b in pairwise(ends)] == wanted
 
 
 def test_a_vocabulary_of_llama2_c_as_pairs() -> None:
@@ -246,7 +268,15 @@ def encode_plainly(tokenizer: Tokenizer, tokens: list[int]) -> list[int]:
         tokens = [*tokens[:at], merged, *tokens[at + 2 :]]
 
 
+TIES = Tokenizer(
+    (b"<unk>", b"<s>", b"</s>", b"a", b"b", b"aa", b"ab", b"ba"), np.full(8, zoo.NO_MERGE, np.int32), first_byte=None,
+    merges=np.array([(3, 3, 5), (3, 4, 6), (4, 3, 7)], np.int32), symbols=np.array([3, 4], np.int32), prefix="never",
+)  # fmt: skip
+
+
 @given(vocabularies(), st.text("ab é日", max_size=30))
+@example(TIES, "aaababa")
+@example(TIES, "aaaa")
 def test_any_vocabulary_merges_as_defined(tokenizer: Tokenizer, text: str) -> None:
     check_tokenizer(tokenizer, "")
     tokens = encode(tokenizer, text)
@@ -297,7 +327,7 @@ def typed_at(project: ir.Project) -> bytes:
     return b"".join(machine.console(b"#tokens 12\n" + PROMPT + b"\n"))
 
 
-PROMPT = "The 12345 tin-hats: it's  sooo ½ odd".encode()
+PROMPT = "½ The 12345 tin-hats: it's  so".encode()  # the ring holds its last tokens
 
 
 def answer(layout: Layout) -> bytes:
@@ -311,6 +341,7 @@ def test_the_ladder_is_climbed_with_words() -> None:
     found.raise_for_difference()
     assert any("console" in report.machine for report in found.reports)
     project = layouts.make_project(layout, ladder.COMMAND)
+    assert answer(layout).replace(b"\x04", b"") in typed_at(project)
     assert {"runtime/tokenizer_pairs.c", "runtime/split.c"} < set(project.sources)
     assert "runtime/tokenizer.c" not in project.files
 

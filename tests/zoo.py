@@ -126,20 +126,15 @@ def random_tokenizer(vocab_size: int) -> Tokenizer:
 
 
 def byte_level_tokenizer(vocab_size: int, split: str = "llama3") -> Tokenizer:
-    """A byte-level vocabulary of any size from 263: bytes, " the", "hat", random merges, and what ends a text."""
+    """A byte-level vocabulary of any size from 263: bytes, merges, and what ends a text.
+
+    "s " merges first, which no split lets happen; then " the" and "hat", then random ones.
+    """
     rng = np.random.default_rng(vocab_size)
-    pieces = [*(bytes([byte]) for byte in range(256)), b"he", b" t", b" the", b"at", b"hat"]
-    merges = [
-        tuple(map(pieces.index, parts))
-        for parts in (
-            (b"h", b"e", b"he"),
-            (b" ", b"t", b" t"),
-            (b" t", b"he", b" the"),
-            (b"a", b"t", b"at"),
-            (b"h", b"at", b"hat"),
-        )
-    ]
-    known = [*b" etaoinshrdlu", *range(256, 261)]
+    pieces = [*(bytes([byte]) for byte in range(256)), b"s ", b"he", b" t", b" the", b"at", b"hat"]
+    merges = [(ord("s"), ord(" "), 256), (ord("h"), ord("e"), 257), (ord(" "), ord("t"), 258), (258, 257, 259),
+              (ord("a"), ord("t"), 260), (ord("h"), 260, 261)]  # fmt: skip
+    known = [*b" etaoinshrdlu", *range(257, 262)]
     while len(pieces) < vocab_size - 1:
         left, right = (known[i] for i in rng.integers(0, len(known), 2))
         if pieces[left] + pieces[right] not in pieces:
