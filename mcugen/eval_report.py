@@ -167,9 +167,7 @@ def _exact(name: str, exact: ExactMatch) -> Sheet:
         ("right by float alone", str(one)),
         ("right by integers alone", str(other)),
     )
-    note = (
-        f"in brackets: 95 % confidence; chance of so uneven a split were both as good: {exact.chance:.2f}"
-    )
+    note = f"in brackets: 95 % confidence; chance of so uneven a split were both as good: {exact.chance:.2f}"
     return Sheet(f"{name}, {total:,} cases", (), rows, note=note)
 
 
