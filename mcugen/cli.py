@@ -34,9 +34,10 @@ from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
 from mcugen.project import write_file
 from mcugen.quantized_file import save_quantized
+from mcugen.recipes import MIXED, RECIPES, Recipe, recipe_named, with_budget
 from mcugen.sampler import make_sampler
 from mcugen.sheet import Sheet
-from mcugen.sources import Source, open_source, quantize_source
+from mcugen.sources import Source, open_source, quantize_by_choice, quantize_source
 from mcugen.sweep import sweep as run_sweep
 from mcugen.sweep_plot import check_plot, sweep_plot
 from mcugen.tflm.layout import TflmLayout, lay_out_tflm
@@ -113,10 +114,15 @@ _context = click.option("--context", type=int, metavar="N", help="Tokens remembe
 _calibrate = click.option(
     "--calibrate", type=_PATH, metavar="TEXT", help="Text to calibrate on.  [default: own samples]"
 )
-_weights = click.option(
-    "--weights",
-    type=click.Choice(["int8", "int4"]),
-    help="Codes of the layers' matrices; int4 in groups of 32 columns.  [default: int8]",
+_recipe = click.option(
+    "--recipe",
+    metavar="NAME",
+    help=f"How the layers' matrices become integers: {', '.join(RECIPES)}, or a file (TOML).  [default: w8]",
+)
+_budget = click.option(
+    "--budget",
+    metavar="AMOUNT",
+    help="What a mixed recipe may cost: 5bits per weight, 200KB of flash, 2% perplexity.",
 )
 _fc = click.option(
     "--fc",
@@ -155,7 +161,8 @@ class _Choice:
     model: Path | None
     tokenizer: Path | None
     calibrate: Path | None
-    weights: str | None
+    recipe: str | None
+    budget: str | None
     board: str = "host"
     context: int | None = None
     prefill: int = 1
@@ -174,9 +181,9 @@ def _choose(command: _Command) -> _Command:
     return run
 
 
-_named = _options(_model, _tokenizer, _calibrate, _weights, _fc, _choose)
+_named = _options(_model, _tokenizer, _calibrate, _recipe, _budget, _fc, _choose)
 _targeted = _options(_target, _fc)
-_laid_out = _options(_model, _tokenizer, _calibrate, _weights, _board, _context, _prefill, _choose)
+_laid_out = _options(_model, _tokenizer, _calibrate, _recipe, _budget, _board, _context, _prefill, _choose)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -193,8 +200,14 @@ def mcugen() -> None:
 
 def _quantize(choice: _Choice, progress: sources.Progress) -> tuple[Source, QuantizedModel]:
     source = open_source(choice.model, choice.tokenizer)
-    bits = None if choice.weights is None else int(choice.weights.removeprefix("int"))
-    return source, quantize_source(source, choice.calibrate, progress, bits, choice.fc)
+    return source, quantize_source(source, choice.calibrate, progress, _recipe_of(choice), choice.fc)
+
+
+def _recipe_of(choice: _Choice) -> Recipe | None:
+    """What --recipe and --budget name; a budget alone is for the mixed recipe."""
+    if choice.budget is not None:
+        return with_budget(recipe_named(choice.recipe or MIXED.name), choice.budget)
+    return None if choice.recipe is None else recipe_named(choice.recipe)
 
 
 def _command(choice: _Choice, board: Board) -> str:
@@ -206,7 +219,9 @@ def _command(choice: _Choice, board: Board) -> str:
     words = ["mcugen", "build", *([choice.model.name] if choice.model else [])]
     for option, path in (("--tokenizer", choice.tokenizer), ("--calibrate", choice.calibrate)):
         words += [option, path.name] if path else []
-    words += ["--weights", choice.weights] if choice.weights else []
+    if choice.recipe:
+        words += ["--recipe", Path(choice.recipe).name if choice.recipe.endswith(".toml") else choice.recipe]
+    words += ["--budget", choice.budget] if choice.budget else []
     words += ["--board", Path(choice.board).name if choice.board.endswith(".toml") else board.name]
     words += ["--context", str(choice.context)] if choice.context is not None else []
     words += ["--prefill", str(choice.prefill)] if choice.prefill != 1 else []
@@ -339,7 +354,7 @@ def _build_tflm(choice: _Choice, toolchain: str, as_json: bool, out: Path | None
         folder = out or Path("build") / f"{layout.name}-{layout.board.name}-tflm"
         built = build_tflm_folder(
             source,
-            custom_twin(source, layout.graph.model, choice.calibrate, progress),
+            custom_twin(source, layout.graph.model, choice.calibrate, progress, _recipe_of(choice)),
             tflm,
             folder,
             toolchain=toolchain,
@@ -585,18 +600,22 @@ def plan(
 def quantize(choice: _Choice, as_json: bool, out: Path | None) -> None:
     """Write the integers and the vocabulary as one file, which every command takes as MODEL."""
     with _progress() as progress:
-        source, quantized = _quantize(choice, progress)
+        source = open_source(choice.model, choice.tokenizer)
+        recipe = _recipe_of(choice)
+        quantized, precisions = quantize_by_choice(source, choice.calibrate, progress, recipe, choice.fc)
     content = save_quantized(quantized, source.tokenizer)
     path = out or Path(f"{source.name}.safetensors")
     write_file(content, path)
     if as_json:
-        _print_json({"out": str(path), "bytes": len(content), "recipe": quantized.recipe})
+        facts: dict[str, object] = {"out": str(path), "bytes": len(content), "recipe": quantized.recipe}
+        _print_json(facts if precisions is None else {**facts, "precisions": precisions.to_json()})
     else:
+        _print_sheets([] if precisions is None else [precisions.sheet()])
         click.echo(f"{path}: {len(content):,} B, {quantized.recipe}")
 
 
 @mcugen.command(name="eval", epilog=_EPILOG, short_help="Measure what the integers cost against float.")
-@_options(_model, _tokenizer, _calibrate, _weights, _fc, _host_board, _context, _choose, _json)
+@_options(_model, _tokenizer, _calibrate, _recipe, _budget, _fc, _host_board, _context, _choose, _json)
 @click.option("--text", type=_PATH, metavar="FILE", help="What to predict; paragraphs outside ASCII are dropped.")
 @click.option(
     "--tokens", type=_AT_LEAST_1, default=20_000, show_default=True, metavar="N", help="How many of its tokens."
@@ -611,8 +630,8 @@ def quantize(choice: _Choice, as_json: bool, out: Path | None) -> None:
     "--sweep",
     multiple=True,
     metavar="AXIS",
-    help="Try options side by side: recipe=w8,w4 or calibrate=own,FILE or context=N,N or fc=custom,builtin; may be "
-    "given once for each.",
+    help="Try options side by side: recipe=w8,w4 or budget=5bits,2% or calibrate=own,FILE or context=N,N or "
+    "fc=custom,builtin; may be given once for each.",
 )
 @click.option("--jobs", type=_AT_LEAST_1, metavar="N", help="Processes of a sweep.  [default: one for each core]")
 @click.option("--plot", type=_PATH, metavar="FILE", help="Draw a sweep as .png or .svg; needs matplotlib.")
@@ -686,7 +705,8 @@ def _sweep(
 def _options_of(choice: _Choice) -> Options:
     """Where a sweep starts from: what the other options say."""
     return Options(
-        recipe="w4" if choice.weights == "int4" else "w8",
+        recipe=choice.recipe,
+        budget=choice.budget,
         calibrate=OWN_SAMPLES if choice.calibrate is None else str(choice.calibrate),
         context=choice.context,
         fc=choice.fc,

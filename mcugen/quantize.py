@@ -7,13 +7,14 @@ int8 codes, int16 multipliers and shifts. Design and measurements: DESIGN.md D2 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.errors import InputError
+from mcugen.gptq import round_in_order
 from mcugen.ir import Linear, Model, Norm, QuantizedLayer, QuantizedModel
 from mcugen.kernels import (
     ATTENTION_FRAC,
@@ -24,23 +25,35 @@ from mcugen.kernels import (
     SHIFT_MIN,
     accumulator_bound,
 )
+from mcugen.mixed import Choice, choose
+from mcugen.recipes import W8, Recipe
 from mcugen.reference import FloatDecoder, Floats, rope, rope_angles, sample_sequences
+from mcugen.rounding import S8_MAX, Folded, Grid, nearest, round_rows
 
-S8_MAX, S16_MAX = 127, 32767
+S16_MAX = 32767
 LOGIT_FRAC = 16  # logits are Q16 nats
 RESIDUAL_HEADROOM = 2.0  # over the calibrated maximum; 12 of the 16 bits are already lossless
 BLOCK_HEADROOM = 2.0  # of int16 values that become a block: its codes use the whole range all the same
-GROUP = 32  # columns that share a scale in int4 matrices
 CALIBRATION_TOKENS = 4096
 CALIBRATION_LENGTH = 256
+
+Progress = Callable[[int, int], None]
+
+
+def ignore(done: int, total: int) -> None:
+    """A Progress that shows nothing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Values seen while the float model read the calibration tokens: [samples, ...] by (name, layer)."""
+    """What the float model saw while it read the calibration tokens, sequences of int64[T].
+
+    values: [samples, ...] by (name, layer); samples are all tokens of all sequences.
+    """
 
     values: dict[tuple[str, int], Floats]
     description: str
+    sequences: tuple[NDArray[np.int64], ...]
 
     def peak(self, name: str, layer: int = 0) -> float:
         """Largest magnitude of a value, > 0."""
@@ -74,49 +87,15 @@ def text_calibration(model: Model, tokens: NDArray[np.int64], bos: int = 1) -> C
 def calibrate(model: Model, sequences: Iterable[NDArray[np.int64]], description: str) -> Calibration:
     """Run the float model over token sequences and keep what every quantised value was."""
     seen: dict[tuple[str, int], list[Floats]] = defaultdict(list)
-    for sequence in sequences:
+    read = tuple(sequences)
+    for sequence in read:
 
         def tap(name: str, layer: int, values: Floats) -> None:
             seen[name, layer].append(values[0])
 
         decoder = FloatDecoder(model, tap=tap)
         decoder.forward(sequence[None])
-    return Calibration({key: np.concatenate(parts) for key, parts in seen.items()}, description)
-
-
-def rows_to_codes(w: Floats) -> tuple[NDArray[np.int8], Floats]:
-    """Symmetric int8 codes per row and the value of one code: w ~ codes * scale[:, None]. w float[rows, cols]."""
-    scale = np.maximum(np.abs(w).max(1), 1e-12) / S8_MAX
-    return np.clip(np.round(w / scale[:, None]), -S8_MAX, S8_MAX).astype(np.int8), scale
-
-
-def to_group_codes(w: Floats, group: int = GROUP) -> tuple[NDArray[np.int8], NDArray[np.int8], Floats]:
-    """int4 codes in groups of columns: w ~ codes * group_scale * scale. w float[rows, cols].
-
-    Returns codes int8[rows, cols] in [-8, 7], group_scale int8[rows, groups] in [-127, 127], scale float[rows]. A
-    group's scale is signed, so that its largest weight is a code of -8; it is the one of a few sizes with the least
-    squared error.
-    """
-    rows, cols = w.shape
-    groups = -(-cols // group)
-    padded = np.zeros((rows, groups * group))
-    padded[:, :cols] = w
-    parts = padded.reshape(rows, groups, group)
-    extreme = np.take_along_axis(parts, np.abs(parts).argmax(-1, keepdims=True), -1)[..., 0]
-    scale = np.maximum(np.abs(extreme).max(1), 1e-12) / 8 / S8_MAX
-    best_error = np.full((rows, groups), np.inf)
-    best = np.zeros((rows, groups), np.int8)
-    codes = np.zeros(parts.shape, np.int8)
-    for shrink in np.linspace(1.0, 0.7, 13):
-        steps = np.round(-extreme * shrink / 8 / scale[:, None])
-        value = np.where(steps == 0, 1e-12, steps * scale[:, None])[..., None]
-        trial = np.clip(np.round(parts / value), -8, 7) * (steps != 0)[..., None]
-        error = ((parts - trial * value) ** 2).sum(-1)
-        better = error < best_error
-        best_error = np.where(better, error, best_error)
-        best = np.where(better, steps, best).astype(np.int8)
-        codes = np.where(better[..., None], trial, codes).astype(np.int8)
-    return codes.reshape(rows, -1)[:, :cols].copy(), best, scale
+    return Calibration({key: np.concatenate(parts) for key, parts in seen.items()}, description, read)
 
 
 def to_multiplier(ratio: Floats, where: str, largest_shift: int = 62) -> tuple[NDArray[np.int16], int]:
@@ -141,17 +120,21 @@ def out_of_range(what: str, where: str) -> InputError:
     )
 
 
-def _linear(w: Floats, out_scale: Floats | float, where: str, bits: int = 8) -> Linear:
-    """Quantise w, whose columns already carry the scale of the int16 input, towards `out_scale` per output code.
+_ToLinear = Callable[[Floats, Floats | float, Floats | float, str], Linear]
+
+
+def _fold(w: Floats, columns: Floats | float, out_scale: Floats | float) -> Folded:
+    rows, cols = w.shape
+    return Folded(w * columns, np.broadcast_to(columns, cols), np.broadcast_to(out_scale, rows))
+
+
+def _linear(grid: Grid, out_scale: Floats, where: str) -> Linear:
+    """A folded matrix in integers, towards `out_scale` per output code.
 
     A block's codes are worth peak / 127; its peak enters the row's multiplier (kernels.linear_s16).
     """
-    if bits == 4:
-        codes, group_scale, scale = to_group_codes(w)
-    else:
-        (codes, scale), group_scale = rows_to_codes(w), None
-    multiplier, shift = to_multiplier(scale / out_scale / S8_MAX, where, SHIFT_MAX)
-    linear = Linear(codes, multiplier, shift, bits, GROUP if bits == 4 else 0, group_scale)
+    multiplier, shift = to_multiplier(grid.scale / out_scale / S8_MAX, where, SHIFT_MAX)
+    linear = Linear(grid.codes, multiplier, shift, grid.bits, grid.group, grid.group_scale)
     if shift < SHIFT_MIN or accumulator_bound(linear) >= 2 ** (shift - 1):
         raise out_of_range(f"a shift of {shift} leaves no room for the accumulators", where)
     return linear
@@ -191,7 +174,7 @@ def _key_scale(keys: Floats, angles: Floats) -> _KeyScale:
 
 
 def _quantize_layer(
-    model: Model, index: int, seen: Calibration, residual: float, angles: Floats, bits: int
+    model: Model, index: int, seen: Calibration, residual: float, angles: Floats, linear: _ToLinear
 ) -> QuantizedLayer:
     config = model.config
     w = {name: tensor[index].astype(np.float64) for name, tensor in model.weights.items() if tensor.ndim >= 2}
@@ -243,40 +226,89 @@ def _quantize_layer(
 
     return QuantizedLayer(
         att_norm=_norm(w["rms_att_weight"], norm_scale, f"{label}.att_norm"),
-        wq=_linear(w["wq"] * norm_scale, query_code, f"{label}.wq", bits),
-        wk=_linear(w["wk"] * norm_scale, key_per_head * 2.0**-key_shift, f"{label}.wk", bits),
-        wv=_linear(w["wv"] * norm_scale, value_scale, f"{label}.wv", bits),
+        wq=linear(w["wq"], norm_scale, query_code, f"{label}.wq"),
+        wk=linear(w["wk"], norm_scale, key_per_head * 2.0**-key_shift, f"{label}.wk"),
+        wv=linear(w["wv"], norm_scale, value_scale, f"{label}.wv"),
         key_zero=-np.round((key.zero / key.scale).reshape(-1) * 2.0 ** (15 + key_shift)).astype(np.int32),
         key_shift=key_shift,
         score_shift=score_shift,
-        wo=_linear(w["wo"] * (out_scale * 2.0**-ATTENTION_FRAC), residual, f"{label}.wo", bits),
+        wo=linear(w["wo"], out_scale * 2.0**-ATTENTION_FRAC, residual, f"{label}.wo"),
         ffn_norm=_norm(w["rms_ffn_weight"], ffn_scale, f"{label}.ffn_norm"),
-        w1=_linear(w["w1"] * ffn_scale, gate_step, f"{label}.w1", bits),
-        w3=_linear(w["w3"] * ffn_scale, up_scale, f"{label}.w3", bits),
+        w1=linear(w["w1"], ffn_scale, gate_step, f"{label}.w1"),
+        w3=linear(w["w3"], ffn_scale, up_scale, f"{label}.w3"),
         gate_frac=gate_frac,
         swiglu_shift=swiglu_shift,
-        w2=_linear(w["w2"] * hidden_scale, residual, f"{label}.w2", bits),
+        w2=linear(w["w2"], hidden_scale, residual, f"{label}.w2"),
     )
 
 
-def quantize(model: Model, seen: Calibration, bits: int = 8) -> QuantizedModel:
-    """Quantise a model to int8 activations and KV cache, by the values `seen` in calibration.
-
-    bits: of the layers' weights, 8 or 4 (in groups of 32 columns); embedding and classifier have 8. Raises InputError
-    where a scale leaves the range of the integer arithmetic.
-    """
+def _layers(model: Model, seen: Calibration, linear: _ToLinear) -> tuple[float, tuple[QuantizedLayer, ...]]:
+    """The residual's scale, and the layers with the matrices that linear(w, columns, out_scale, label) makes."""
     config = model.config
     residual = max(seen.peak("residual", layer) for layer in range(config.n_layers)) * RESIDUAL_HEADROOM / S16_MAX
-    max_position = 2 * config.seq_len
-    angles = rope_angles(config, np.arange(max_position))
-    layers = tuple(_quantize_layer(model, i, seen, residual, angles, bits) for i in range(config.n_layers))
+    angles = rope_angles(config, np.arange(2 * config.seq_len))
+    return residual, tuple(_quantize_layer(model, i, seen, residual, angles, linear) for i in range(config.n_layers))
 
-    codes, scale = rows_to_codes(model.weights["token_embedding_table"].astype(np.float64))
-    embedding = Linear(codes, *to_multiplier(scale / residual, "token_embedding_table"))
+
+def folded(model: Model, seen: Calibration) -> dict[str, Folded]:
+    """The layers' matrices as `quantize` rounds them, by label: "layers.0.wq". Raises InputError as quantize does."""
+    found: dict[str, Folded] = {}
+
+    def keep(w: Floats, columns: Floats | float, out_scale: Floats | float, where: str) -> Linear:
+        found[where] = part = _fold(w, columns, out_scale)
+        return _linear(round_rows(part.w), part.out_scale, where)
+
+    _layers(model, seen, keep)
+    return found
+
+
+def chosen(model: Model, seen: Calibration, recipe: Recipe, progress: Progress = ignore) -> Choice:
+    """The precisions of a recipe with a budget. progress(matrices measured, of how many). Raises as mixed.choose."""
+    matrices = folded(model, seen)
+    recipe.check(matrices)
+    return choose(model, matrices, seen.values, seen.sequences, recipe, progress)
+
+
+def rounded(model: Model, seen: Calibration, recipe: Recipe, progress: Progress = ignore) -> dict[str, Grid]:
+    """The layers' matrices by a recipe, by label: what quantize takes as grids.
+
+    progress(matrices done, of how many). Raises InputError as quantize does.
+    """
+    if recipe.budget:
+        recipe = chosen(model, seen, recipe).recipe
+    matrices = folded(model, seen)
+    recipe.check(matrices)
+    if recipe.rounding == "gptq":
+        return round_in_order(model, matrices, seen.values, seen.sequences, recipe.precision, progress)
+    precisions = {label: recipe.precision(label) for label in matrices}
+    return {label: nearest(matrices[label].w, p.bits, p.group) for label, p in precisions.items()}
+
+
+def quantize(
+    model: Model, seen: Calibration, recipe: Recipe = W8, grids: Mapping[str, Grid] | None = None
+) -> QuantizedModel:
+    """Quantise a model to int8 activations and KV cache, by the values `seen` in calibration.
+
+    recipe: of the layers' matrices; embedding and classifier are int8. grids: a matrix whose label is in there is
+    taken as it is (of what `folded` gives); the recipe rounds the others. Raises InputError where a scale leaves the
+    range of the integer arithmetic, or a pattern of the recipe matches nothing.
+    """
+    config, given = model.config, grids or {}
+    made = given if set(folded(model, seen)) <= set(given) else {**rounded(model, seen, recipe), **given}
+
+    def linear(w: Floats, columns: Floats | float, out_scale: Floats | float, where: str) -> Linear:
+        return _linear(made[where], _fold(w, columns, out_scale).out_scale, where)
+
+    residual, layers = _layers(model, seen, linear)
+    max_position = 2 * config.seq_len
+
+    table = round_rows(model.weights["token_embedding_table"].astype(np.float64))
+    embedding = Linear(table.codes, *to_multiplier(table.scale / residual, "token_embedding_table"))
     final_scale = seen.peak("final_norm") * BLOCK_HEADROOM / S16_MAX
-    classifier = _linear(model.weights["wcls"].astype(np.float64) * final_scale, 2.0**-LOGIT_FRAC, "wcls")
+    classes = _fold(model.weights["wcls"].astype(np.float64), final_scale, 2.0**-LOGIT_FRAC)
+    classifier = _linear(round_rows(classes.w), classes.out_scale, "wcls")
     if config.shared_classifier:
-        classifier = Linear(codes, classifier.multiplier, classifier.shift)  # one copy of the codes in flash
+        classifier = Linear(table.codes, classifier.multiplier, classifier.shift)  # one copy of the codes in flash
     frequency = rope_angles(config, np.arange(2))[1]  # radians per position
 
     return QuantizedModel(
@@ -290,5 +322,5 @@ def quantize(model: Model, seen: Calibration, bits: int = 8) -> QuantizedModel:
         rope_step=np.round(frequency / (2 * np.pi) * 2.0**32).astype(np.uint32),
         max_position=max_position,
         sha256=model.sha256,
-        recipe=f"w{bits}a8kv8, calibrated on {seen.description}",
+        recipe=f"{recipe.describe()}, calibrated on {seen.description}",
     )

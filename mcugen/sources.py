@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable
@@ -14,10 +15,12 @@ import numpy as np
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.checkpoints import read_checkpoint
 from mcugen.errors import InputError, UsageError
-from mcugen.fc8 import is_fc8, to_fc8
+from mcugen.fc8 import PROFILE, is_fc8, to_fc8
 from mcugen.ir import Model, QuantizedModel, Tokenizer
-from mcugen.quantize import quantize, self_calibration, text_calibration
+from mcugen.mixed import Choice, choice_from_json
+from mcugen.quantize import chosen, quantize, rounded, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
+from mcugen.recipes import W8, Recipe
 from mcugen.resources import models_dir
 from mcugen.tokenizer import encode, read_tokenizer
 
@@ -99,54 +102,93 @@ def quantize_source(
     source: Source,
     calibrate: Path | None,
     progress: Progress = silent,
-    bits: int | None = None,
+    recipe: Recipe | None = None,
     fc: str = "custom",
 ) -> QuantizedModel:
     """The integers of a source; calibrated on a text, or on the model's own samples.
 
-    bits: of the layers' weights; None is 8, or whatever a quantised model has. fc: "custom" for our own kernels,
+    recipe: of the weights; None is W8, or whatever a quantised model has. fc: "custom" for our own kernels,
     "builtin" for TFLite Micro's FULLY_CONNECTED (mcugen.fc8). Raises UsageError where a quantised model has others,
     or int4 weights shall be builtin.
     """
-    model = _own_integers(source, calibrate, progress, bits)
+    return quantize_by_choice(source, calibrate, progress, recipe, fc)[0]
+
+
+def quantize_by_choice(
+    source: Source,
+    calibrate: Path | None,
+    progress: Progress = silent,
+    recipe: Recipe | None = None,
+    fc: str = "custom",
+) -> tuple[QuantizedModel, Choice | None]:
+    """quantize_source, and what a recipe with a budget chose."""
+    if fc == "builtin" and recipe is not None and any(precision.bits != 8 for precision in recipe.precisions()):
+        raise UsageError(
+            f"FULLY_CONNECTED multiplies int8 weights only; the recipe {recipe.name} has int4",
+            where="--fc",
+            hint="--fc custom, or --recipe w8",
+        )
+    model, choice = _own_integers(source, calibrate, progress, recipe)
     if fc == "builtin":
-        return model if is_fc8(model) else _for_fully_connected(model, source.tokenizer, progress)
+        return model if is_fc8(model) else _for_fully_connected(model, source.tokenizer, progress), choice
     if is_fc8(model):
         raise UsageError(
             f"{source.name} is quantised for TFLite Micro's FULLY_CONNECTED",
             where="--fc",
             hint="--fc builtin, or name the checkpoint it was made from",
         )
-    return model
+    return model, choice
 
 
-def _own_integers(source: Source, calibrate: Path | None, progress: Progress, bits: int | None) -> QuantizedModel:
+def _own_integers(
+    source: Source, calibrate: Path | None, progress: Progress, recipe: Recipe | None
+) -> tuple[QuantizedModel, Choice | None]:
     """A quantised model as it is; a checkpoint in integers for our own kernels."""
     if source.quantized is not None:
-        if bits not in (None, source.quantized.layers[0].wq.bits):
+        made_by = source.quantized.recipe.partition(", calibrated on ")[0]
+        if recipe is not None and made_by.replace(PROFILE, "w8a8kv8", 1) != recipe.describe():
             raise UsageError(
-                f"{source.name} is quantised already, with int{source.quantized.layers[0].wq.bits} weights",
-                where="--weights",
-                hint="name the float checkpoint it was made from, or leave --weights out",
+                f"{source.name} is quantised already: {made_by}",
+                where="--recipe",
+                hint="name the float checkpoint it was made from, or leave --recipe out",
             )
-        return source.quantized
+        return source.quantized, None
     assert source.model is not None
+    model, wanted = source.model, recipe or W8
     text = None if calibrate is None else read_text(calibrate)
-    cache, key = Cache(default_cache_dir()), _quantized_key(source, text, bits or 8)
-    if (kept := cache.load(key)) is not None:
-        with contextlib.suppress(InputError):  # a damaged file is as good as none
-            return replace(load_quantized(kept)[0], name=source.name)
-    progress("calibrate", 0, 2)
+    cache, key = Cache(default_cache_dir()), _quantized_key(source, text, wanted)
+    if (kept := _kept(cache, key, wanted)) is not None:
+        return replace(kept[0], name=source.name), kept[1]
+    progress("calibrate", 0, 1)
     if text is None:
-        seen = self_calibration(source.model, eos=source.tokenizer.eos)
+        seen = self_calibration(model, eos=source.tokenizer.eos)
     else:
         tokens = np.array(encode(source.tokenizer, text, bos=False))
-        seen = text_calibration(source.model, tokens, bos=source.tokenizer.bos)
-    progress("calibrate", 1, 2)
-    quantized = quantize(source.model, seen, bits or 8)
+        seen = text_calibration(model, tokens, bos=source.tokenizer.bos)
+    progress("calibrate", 1, 1)
+    choice = None
+    if wanted.budget is not None:
+        choice = chosen(model, seen, wanted, functools.partial(progress, "measure matrices"))
+    stated = wanted if choice is None else choice.recipe
+    grids = rounded(model, seen, stated, functools.partial(progress, "round matrices"))
+    quantized = quantize(model, seen, wanted, grids)
     cache.store(key, save_quantized(quantized))
-    progress("calibrate", 2, 2)
-    return quantized
+    if choice is not None:
+        cache.store(_hash([key.encode(), b"choice"]), json.dumps(choice.to_json()).encode())
+    return quantized, choice
+
+
+def _kept(cache: Cache, key: str, recipe: Recipe) -> tuple[QuantizedModel, Choice | None] | None:
+    """What an earlier run has left; a damaged file is as good as none."""
+    with contextlib.suppress(InputError, ValueError, TypeError, KeyError):
+        if (content := cache.load(key)) is None:
+            return None
+        model = load_quantized(content)[0]
+        if recipe.budget is None:
+            return model, None
+        if (facts := cache.load(_hash([key.encode(), b"choice"]))) is not None:
+            return model, choice_from_json(json.loads(facts), recipe)
+    return None
 
 
 def _for_fully_connected(model: QuantizedModel, tokenizer: Tokenizer, progress: Progress) -> QuantizedModel:
@@ -175,10 +217,10 @@ def _hash(parts: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
-def _quantized_key(source: Source, text: str | None, bits: int) -> str:
-    """Hash of all that quantisation depends on: weights, text, tokenizer, bits, numpy, and all of mcugen's code."""
+def _quantized_key(source: Source, text: str | None, recipe: Recipe) -> str:
+    """Hash of all that quantisation depends on: weights, text, tokenizer, recipe, numpy, and all of mcugen's code."""
     assert source.model is not None
     t = source.tokenizer
     encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase)
     calibration = repr(t.eos if text is None else (text, encoding)).encode()
-    return _hash([source.model.sha256.encode(), *_code(), calibration, bytes([bits])])
+    return _hash([source.model.sha256.encode(), *_code(), calibration, repr(replace(recipe, name="")).encode()])

@@ -7,7 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
-from zoo import DATA, SHAPES, model_of, quantized, random_tokens, stories, stories_tokenizer
+from zoo import DATA, NEAREST, SHAPES, model_of, quantized, random_tokens, stories, stories_tokenizer
 
 from mcugen.errors import InputError, UsageError
 from mcugen.evaluate import clean_text, evaluate, greedy_agreement
@@ -205,7 +205,7 @@ def test_stories_keeps_its_budget(bits: int, change: float, error: float, kl: fl
     model = stories()
     text = clean_text((DATA / "tinystories.txt").read_text(encoding="utf-8"))
     tokens = np.array(encode(stories_tokenizer(), text[:45_000], bos=False))
-    graph = lower(quantize(model, text_calibration(model, tokens[12_000:]), bits), 256)
+    graph = lower(quantize(model, text_calibration(model, tokens[12_000:]), NEAREST[bits]), 256)
     found = evaluate(model, graph, tokens[:10_200])
     assert (found.tokens, found.sequences) == (10_200, 40)
     assert 4 < found.float_perplexity < 6

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import SHAPES, configs, fc8, quantized, shapes, stories, stories_tokens
+from zoo import NEAREST, SHAPES, configs, fc8, quantized, shapes, stories, stories_tokens
 
 from mcugen import families
 from mcugen import lower as lowering
@@ -281,7 +281,9 @@ def test_ranges_on_the_zoo(config, integers):
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("context", [1, 256, 512])
 def test_ranges_on_the_real_checkpoint(context, bits):
-    check_ranges(lower(quantize(stories(), text_calibration(stories(), stories_tokens()[:300]), bits), context))
+    check_ranges(
+        lower(quantize(stories(), text_calibration(stories(), stories_tokens()[:300]), NEAREST[bits]), context)
+    )
 
 
 # ---------------------------------------------------------------- context

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import SHAPES, configs, model_of, quantized, random_tokens, shapes, stories, stories_tokens
+from zoo import NEAREST, SHAPES, configs, model_of, quantized, random_tokens, shapes, stories, stories_tokens
 
 from mcugen.errors import InputError
 from mcugen.ir import Config, Graph, Model, QuantizedModel
@@ -19,13 +19,12 @@ from mcugen.lower import lower
 from mcugen.quantize import (
     calibrate,
     quantize,
-    rows_to_codes,
     self_calibration,
     text_calibration,
-    to_group_codes,
     to_multiplier,
 )
 from mcugen.reference import FloatDecoder, rope, rope_angles
+from mcugen.rounding import Grid, round_groups, round_rows
 from mcugen.simulate import Simulator, simulate
 
 
@@ -70,7 +69,7 @@ def test_budget_on_the_zoo(config, seed, bits, nats, agreement):
 
 @functools.cache
 def stories_quantized(bits: int = 8) -> QuantizedModel:
-    return quantize(stories(), text_calibration(stories(), stories_tokens()[:2048]), bits)
+    return quantize(stories(), text_calibration(stories(), stories_tokens()[:2048]), NEAREST[bits])
 
 
 def held_out(length: int, count: int) -> list[np.ndarray]:
@@ -160,7 +159,7 @@ def test_the_shortest_trained_contexts(seq_len):
 def test_the_same_inputs_give_the_same_integers():
     for calibration in (self_calibration, lambda m: text_calibration(m, random_tokens(m.config, 99))):
         for bits in (4, 8):
-            one, other = (quantize(MODEL, calibration(MODEL), bits) for _ in range(2))
+            one, other = (quantize(MODEL, calibration(MODEL), NEAREST[bits]) for _ in range(2))
             assert _integers(one) == _integers(other)
     assert _integers(quantize(MODEL, self_calibration(MODEL, seed=1))) != _integers(one)
 
@@ -178,22 +177,29 @@ def _integers(value: object) -> object:
 
 
 @given(st.integers(1, 5), st.integers(1, 9), st.integers(-20, 20), st.integers(0, 99))
-def test_rows_to_codes_is_within_half_a_code(rows, cols, exponent, seed):
+def test_round_rows_is_within_half_a_code(rows, cols, exponent, seed):
     w = np.random.default_rng(seed).normal(0, 2.0**exponent, (rows, cols))
     w[0] *= 1e-3  # each row has its own scale
-    codes, scale = rows_to_codes(w)
+    grid = round_rows(w)
+    codes, scale = grid.codes, grid.scale
     assert codes.dtype == np.int8
     assert (np.abs(codes.astype(int)).max(1) == 127).all()
     assert (np.abs(codes * scale[:, None] - w) <= scale[:, None] * 0.5000001).all()
 
 
 def test_a_row_of_zeros_has_codes_of_zero():
-    codes, scale = rows_to_codes(np.zeros((2, 3)))
+    grid = round_rows(np.zeros((2, 3)))
+    codes, scale = grid.codes, grid.scale
     assert not codes.any()
     assert (scale > 0).all()
 
 
 # ---------------------------------------------------------------- int4 groups
+
+
+def parts(grid: Grid) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    assert grid.group_scale is not None
+    return grid.codes, grid.group_scale, grid.scale
 
 
 def group_error(
@@ -219,7 +225,7 @@ def test_group_codes_are_near_the_best(rows, cols, group, exponent, seed):
     scales; a group of few columns may be luckier than that."""
     rng = np.random.default_rng(seed)
     w = rng.normal(0, 2.0**exponent, (rows, cols)) * rng.choice([1.0, 0.1], (rows, cols))
-    codes, group_scale, scale = to_group_codes(w, group)
+    codes, group_scale, scale = parts(round_groups(w, group))
     assert (codes.dtype, group_scale.dtype) == (np.int8, np.int8)
     assert (codes.shape, group_scale.shape, scale.shape) == (w.shape, (rows, -(-cols // group)), (rows,))
     assert -8 <= codes.min() <= codes.max() <= 7
@@ -244,7 +250,7 @@ def test_group_codes_that_are_exact():
     steps = np.array([[127, -64, 33], [-127, 1, -1], [100, 127, -90]])
     size = np.array([1.0, 1e-3, 7.5])
     w = expected * np.repeat(steps, 32, axis=1)[:, :70] * size[:, None]
-    codes, group_scale, scale = to_group_codes(w, 32)
+    codes, group_scale, scale = parts(round_groups(w, 32))
     np.testing.assert_array_equal(codes, expected)
     np.testing.assert_array_equal(group_scale, steps)
     np.testing.assert_allclose(scale, size, rtol=1e-12)
@@ -253,7 +259,7 @@ def test_group_codes_that_are_exact():
 def test_a_group_of_zeros_has_codes_of_zero():
     w = np.zeros((2, 40))
     w[1, 35] = 3.0
-    codes, group_scale, scale = to_group_codes(w, 32)
+    codes, group_scale, scale = parts(round_groups(w, 32))
     assert not codes[0].any() and not codes[1, :32].any()
     assert float(codes[1, 35]) * group_scale[1, 1] * scale[1] == pytest.approx(3.0)
     assert (scale > 0).all()
@@ -262,7 +268,7 @@ def test_a_group_of_zeros_has_codes_of_zero():
 def test_group_codes_of_normal_weights_are_within_8_percent():
     """Root mean square of the error over that of the weights; 3 % from the least error that scales of 8 bits allow."""
     w = np.random.default_rng(1).normal(0, 1, (20, 160))
-    codes, group_scale, scale = to_group_codes(w, 32)
+    codes, group_scale, scale = parts(round_groups(w, 32))
     error = group_error(w, codes, group_scale, scale, 32)
     assert np.sqrt(error.sum() / (w**2).sum()) < 0.084
     groups = w.reshape(20, 5, 32)
@@ -310,7 +316,7 @@ def scaled(name: str, factor: float) -> Model:
 
 def quantize_random(model: Model, bits: int = 8) -> QuantizedModel:
     sequences = random_tokens(model.config, 128, 5).reshape(8, 16)
-    return quantize(model, calibrate(model, sequences, "random tokens"), bits)
+    return quantize(model, calibrate(model, sequences, "random tokens"), NEAREST[bits])
 
 
 @pytest.mark.parametrize(

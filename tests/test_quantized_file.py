@@ -19,7 +19,7 @@ import pytest
 import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import SHAPES, configs, fc8, model_of, quantized, random_tokenizer, random_tokens, shapes
+from zoo import NEAREST, SHAPES, configs, fc8, model_of, quantized, random_tokenizer, random_tokens, shapes
 
 from mcugen.errors import InputError, InternalError
 from mcugen.ir import FC_MATRICES, Config, QuantizedModel, Tokenizer
@@ -75,7 +75,9 @@ def test_a_model_comes_back(config: Config, integers: Callable[[Config], Quantiz
 @given(configs(), st.integers(0, 2**32 - 1), st.sampled_from([8, 4]))
 def test_any_shape_comes_back(config: Config, seed: int, bits: int) -> None:
     model = model_of(config, seed)
-    integers = quantize(model, calibrate(model, [random_tokens(config, config.seq_len)], "random tokens"), bits)
+    integers = quantize(
+        model, calibrate(model, [random_tokens(config, config.seq_len)], "random tokens"), NEAREST[bits]
+    )
     content = save_quantized(integers, random_tokenizer(config.vocab_size))
     loaded, tokenizer = load_quantized(content)
     assert same(integers, loaded)

@@ -18,6 +18,7 @@ from mcugen.checkpoints import read_checkpoint
 from mcugen.fc8 import to_fc8
 from mcugen.ir import NO_MERGE, Config, Model, QuantizedModel, Tokenizer, weight_shapes
 from mcugen.quantize import calibrate, quantize
+from mcugen.recipes import W4_NEAREST, W8
 from mcugen.tokenizer import encode, read_tokenizer
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
@@ -30,6 +31,8 @@ SHAPES = {
     "narrow": Config(4, 1, 3, 2, 1, 5, 4, False),  # head_dim 2, hidden 1
     "wide": Config(64, 40, 1, 2, 1, 77, 32, True),  # head_dim 32
 }
+
+NEAREST = {8: W8, 4: W4_NEAREST}  # recipes that round to nearest, by bits
 
 
 def model_of(config: Config, seed: int = 0) -> Model:
@@ -67,7 +70,7 @@ def quantized(config: Config, seed: int = 0, bits: int = 8) -> QuantizedModel:
     """model_of this shape in integers, calibrated on 8 sequences of random tokens: cheap, and close enough."""
     model = model_of(config, seed)
     sequences = random_tokens(config, 8 * config.seq_len, seed).reshape(8, -1)
-    return quantize(model, calibrate(model, sequences, "random tokens"), bits)
+    return quantize(model, calibrate(model, sequences, "random tokens"), NEAREST[bits])
 
 
 @functools.cache
