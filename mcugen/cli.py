@@ -677,8 +677,8 @@ def quantize(choice: _Choice, as_json: bool, out: Path | None) -> None:
     "--sweep",
     multiple=True,
     metavar="AXIS",
-    help="Try options side by side: recipe=w8,w4 or calibrate=own,FILE or context=N,N or fc=custom,builtin; may be "
-    "given once for each.",
+    help="Try options side by side: recipe=w8,w4 or budget=5bits,2% or calibrate=own,FILE or context=N,N or "
+    "fc=custom,builtin; may be given once for each.",
 )
 @click.option(
     "--stream", type=_AT_LEAST_1, metavar="N", help="Predict streams of N tokens, past the trained context."
@@ -802,7 +802,8 @@ def _sweep(
 def _options_of(choice: _Choice) -> Options:
     """Where a sweep starts from: what the other options say."""
     return Options(
-        recipe=choice.recipe or "w8",
+        recipe=choice.recipe,
+        budget=choice.budget,
         calibrate=OWN_SAMPLES if choice.calibrate is None else str(choice.calibrate),
         context=choice.context,
         fc=choice.fc,

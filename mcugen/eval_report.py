@@ -251,7 +251,7 @@ def _point_json(tokenizer: Tokenizer, result: SweepResult[Trial, Tried], best: b
 def point_name(axes: Sequence[str], options: Options) -> str:
     """What a point is called among those that differ in `axes`."""
     values = {**asdict(options), "calibrate": Path(options.calibrate).name}
-    return ", ".join(str(values[axis]) if axis == "recipe" else f"{axis} {values[axis]}" for axis in axes)
+    return ", ".join(f"{values[axis]}" if axis in ("recipe", "budget") else f"{axis} {values[axis]}" for axis in axes)
 
 
 def sweep_sheets(name: str, axes: Sequence[str], results: Sequence[SweepResult[Trial, Tried]]) -> list[Sheet]:

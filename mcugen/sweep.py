@@ -11,7 +11,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -48,25 +48,25 @@ def sweep(
     comes in. An interrupt ends our own processes at once, and cancels what an executor has not begun.
     """
     if executor is not None:
-        return _gather(points, measure, executor, completed)
+        return _gather(points, measure, executor, completed, nullcontext())
     if not points:
         return []
     mine = set(multiprocessing.active_children())
-    count = min(jobs or os.cpu_count() or 1, len(points))
-    with _environment(dict.fromkeys(ONE_THREAD, "1")):  # numpy reads it once, when a worker starts
-        # not forked: this process may hold threads, and locks with them
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(
-            count, context, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-        )
-        try:
-            return _gather(points, measure, pool, completed)
-        except BaseException:
-            for child in set(multiprocessing.active_children()) - mine:
-                child.terminate()
-            raise
-        finally:
-            pool.shutdown(cancel_futures=True)
+    # spawned, not forked: this process may hold threads, and locks with them
+    pool = ProcessPoolExecutor(
+        min(jobs or os.cpu_count() or 1, len(points)),
+        multiprocessing.get_context("spawn"),
+        initializer=signal.signal,
+        initargs=(signal.SIGINT, signal.SIG_IGN),
+    )
+    try:
+        return _gather(points, measure, pool, completed, _for_children())
+    except BaseException:
+        for child in set(multiprocessing.active_children()) - mine:
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _gather(
@@ -74,12 +74,14 @@ def _gather(
     measure: Callable[[P], V],
     executor: Executor,
     completed: Callable[[SweepResult[P, V]], None] | None,
+    submitting: AbstractContextManager[None],
 ) -> list[SweepResult[P, V]]:
     futures: dict[Future[tuple[V | None, str | None]], int] = {}
     results: dict[int, SweepResult[P, V]] = {}
     try:
-        for index, point in enumerate(points):
-            futures[executor.submit(_attempt, measure, point)] = index
+        with submitting:
+            for index, point in enumerate(points):
+                futures[executor.submit(_attempt, measure, point)] = index
         for future in as_completed(futures):
             failed = future.exception()  # of the executor: _attempt has caught what measure raised
             value, error = future.result() if failed is None else (None, _text(failed))
@@ -106,9 +108,13 @@ def _text(error: BaseException) -> str:
 
 
 @contextmanager
-def _environment(variables: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
+def _for_children() -> Iterator[None]:
+    """What processes inherit that are started meanwhile: one thread for numpy, which asks once, and where there are
+    signals, a mask that leaves an interrupt to this process, even while they start."""
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(dict.fromkeys(ONE_THREAD, "1"))
+    blocks = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if blocks else None
     try:
         yield
     finally:
@@ -117,6 +123,8 @@ def _environment(variables: dict[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        if mask is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def pareto_front(costs: Sequence[Sequence[float]]) -> list[bool]:

@@ -21,7 +21,7 @@ from mcugen.evaluate import float_side
 from mcugen.ir import Model, QuantizedModel
 from mcugen.layout import lay_out
 from mcugen.pipeline import TextQuality, float_model, measure, measure_cases, text_tokens
-from mcugen.recipes import recipe_named
+from mcugen.recipes import MIXED, recipe_named, with_budget
 from mcugen.reference import Floats
 from mcugen.sources import Source, open_source, quantize_source
 from mcugen.sweep import SweepResult, pareto_front
@@ -32,9 +32,11 @@ FLOATS_KEPT = 2**29  # bytes of one float side that a process keeps from trial t
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a sweep varies. calibrate: a text, or OWN_SAMPLES. context: None for the most that fit the board."""
+    """What a sweep varies. recipe, budget: as mcugen.recipes reads them; a budget alone is for the mixed recipe.
+    calibrate: a text, or OWN_SAMPLES. context: None for the most that fit the board."""
 
-    recipe: str = "w8"
+    recipe: str | None = None
+    budget: str | None = None
     calibrate: str = OWN_SAMPLES
     context: int | None = None
     fc: str = "custom"
@@ -105,6 +107,8 @@ def _value(name: str, value: str, word: str) -> str | int:
             return value
         hint = "--sweep fc=custom,builtin"
     elif value:
+        if name == "recipe":
+            recipe_named(value)  # which one is wrong is said before any process starts
         return value
     else:
         hint = "write values with single commas between them"
@@ -113,8 +117,13 @@ def _value(name: str, value: str, word: str) -> str | int:
 
 def integers(source: Source, options: Options) -> QuantizedModel:
     """The one place where options become integers."""
+    recipe = None
+    if options.budget is not None:
+        recipe = with_budget(recipe_named(options.recipe or MIXED.name), options.budget)
+    elif options.recipe is not None:
+        recipe = recipe_named(options.recipe)
     calibrate = None if options.calibrate == OWN_SAMPLES else Path(options.calibrate)
-    return quantize_source(source, calibrate, recipe=recipe_named(options.recipe), fc=options.fc)
+    return quantize_source(source, calibrate, recipe=recipe, fc=options.fc)
 
 
 def run_trial(trial: Trial) -> Tried:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,15 @@ def test_prompts_of_one_length_are_answered_alike_in_any_batch(monkeypatch: pyte
     together = float_answers(MODEL, TOKENIZER, ids, 6)
     monkeypatch.setattr(cases, "BATCH", 1)
     assert float_answers(MODEL, TOKENIZER, ids, 6) == together
+
+
+@pytest.mark.parametrize("special", ["bos", "eos"])
+def test_bos_and_eos_end_an_answer(special: str) -> None:
+    ids = [prompt_tokens(TOKENIZER, case.prompt) for case in prompts(5)]
+    free = float_answers(MODEL, TOKENIZER, ids, 6)
+    last = free[2][3]
+    ended = float_answers(MODEL, dataclasses.replace(TOKENIZER, **{special: last}), ids, 6)
+    assert ended == [answer[: answer.index(last)] if last in answer else answer for answer in free] != free
 
 
 def test_a_prompt_longer_than_the_context_is_refused() -> None:

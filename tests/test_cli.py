@@ -718,11 +718,13 @@ def test_eval_of_cases(files: Files) -> None:
     assert sorted(both) == sorted(["cases", *EVAL_KEYS]) and both["cases"] == found["cases"]
 
 
-def test_eval_without_a_word_asks_the_bundled_model(files: Files) -> None:
-    found = json.loads(done("eval", "--json"))["cases"]
-    assert found["total"] == 167
-    # calibration is float arithmetic, whose last bits differ between machines: one answer may turn
-    assert abs(found["integer"]["count"] - 163) <= 1 and found["float"]["count"] == 163
+def test_eval_of_the_bundled_model(files: Files) -> None:
+    """It has cases of its own, of which these are the first; `mcugen eval` alone takes them all (README.md)."""
+    lines = sources.default_cases(None).read_text(encoding="utf-8").splitlines(keepends=True)
+    assert len(lines) == 167
+    Path("first.tsv").write_text("".join(lines[:12]))
+    found = json.loads(done("eval", "--cases", "first.tsv", "--json"))["cases"]
+    assert found["total"] == 12 and found["float"]["count"] >= 11 and found["integer"]["count"] >= 11
 
 
 POINT_KEYS = [
@@ -741,12 +743,12 @@ def test_eval_sweep(files: Files) -> None:
     options = [(p["options"]["recipe"], p["options"]["context"]) for p in points]
     assert options == [("w8", 6), ("w8", 99), ("w4", 6), ("w4", 99)]
     refused = "a context of 99 tokens is outside 1 to 12, the trained context of tiny"
-    for point, weights in zip(points, ("w8", None, "w4", None), strict=True):
-        if weights is None:
+    for point, recipe in zip(points, ("w8", None, "w4", None), strict=True):
+        if recipe is None:
             assert point["error"].splitlines()[0] == refused
             assert point["measured"] is None and point["loss"] is None and point["pareto"] is False
             continue
-        alone = json.loads(done("eval", *files.named, *measured, "--recipe", weights, "--context", 6, "--json"))
+        alone = json.loads(done("eval", *files.named, *measured, "--recipe", recipe, "--context", 6, "--json"))
         assert alone["layers"] != [] == point["measured"]["layers"]
         assert {**alone, "layers": []} == point["measured"]
         assert point["loss"] == alone["integer_perplexity"]
@@ -768,9 +770,9 @@ def test_eval_sweep_of_cases(files: Files) -> None:
         (["--sweep", "w8,,w4"], "--sweep w8,,w4: '' is no recipe\n  where: --sweep\n"
          "  try:   write values with single commas between them\n"),
         (["--sweep", "size=3"], "--sweep size=3: size is nothing to vary\n  where: --sweep\n"
-         "  try:   --sweep NAME=VALUE,VALUE with each of recipe, calibrate, context, fc once at most\n"),
+         "  try:   --sweep NAME=VALUE,VALUE with each of recipe, budget, calibrate, context, fc once at most\n"),
         (["--sweep", "w8", "--sweep", "recipe=w4"], "--sweep recipe=w4: recipe is there twice\n  where: --sweep\n"
-         "  try:   --sweep NAME=VALUE,VALUE with each of recipe, calibrate, context, fc once at most\n"),
+         "  try:   --sweep NAME=VALUE,VALUE with each of recipe, budget, calibrate, context, fc once at most\n"),
         (["--sweep", "context=6,x"], "--sweep context=6,x: 'x' is no context\n  where: --sweep\n"
          "  try:   give numbers of tokens: --sweep context=128,256\n"),
         (["--sweep", "fc=both"], "--sweep fc=both: 'both' is no fc\n  where: --sweep\n"

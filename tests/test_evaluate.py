@@ -66,10 +66,44 @@ def test_it_measures_what_a_loop_over_tokens_measures(length: int, context: int)
     assert found.standard_error == pytest.approx(ratio * np.sqrt(spread) / 70, rel=1e-6)
 
 
-def test_one_sequence_has_no_standard_error() -> None:
+def test_intervals_are_those_of_sums_by_sequence() -> None:
+    found = evaluate(MODEL, GRAPH, TOKENS, length=16)
+    floats, integers, kl, agree, starts = map(np.array, zip(*by_hand(TOKENS, 16, 16), strict=True))
+    assert found.intervals is not None
+    low, high = found.intervals.perplexity_change
+    assert found.standard_error is not None
+    assert low < found.perplexity_change < high
+    assert (high - low) / 2 == pytest.approx(2.7764 * found.standard_error, rel=1e-3)  # t of 4 degrees of freedom
+    for name, values, back in (
+        ("kl", kl, float),
+        ("float_perplexity", floats, np.log),
+        ("integer_perplexity", integers, np.log),
+    ):
+        groups = [values[starts == start] for start in np.unique(starts)]
+        spread = sum((g - values.mean()).sum() ** 2 for g in groups) * 5 / 4
+        half = 2.7764 * np.sqrt(spread) / 70
+        low, high = map(back, getattr(found.intervals, name))
+        assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), rel=1e-6), name
+    low, high = found.intervals.top1
+    assert 0 < low < agree.mean() < high < 1
+
+
+def test_the_worst_tokens_are_those_with_the_largest_kl() -> None:
+    found = evaluate(MODEL, GRAPH, TOKENS, length=16)
+    rows = by_hand(TOKENS, 16, 16)
+    order = sorted(range(70), key=lambda at: -rows[at][2])[:10]
+    assert [worst.index for worst in found.worst] == order
+    for worst in found.worst:
+        floats, integers, kl, agree, start = rows[worst.index]
+        assert (worst.kl, worst.float_loss, worst.integer_loss) == pytest.approx((kl, floats, integers), rel=1e-6)
+        assert (worst.float_token == worst.integer_token) == agree
+        assert worst.token == TOKENS[worst.index]
+        assert worst.before == tuple(TOKENS[start : worst.index])
+
+
+def test_one_sequence_has_neither_standard_error_nor_intervals() -> None:
     found = evaluate(MODEL, GRAPH, TOKENS, length=71)
-    assert (found.sequences, found.tokens, found.standard_error) == (1, 70, None)
-    assert found.standard_error is None
+    assert (found.sequences, found.tokens, found.standard_error, found.intervals) == (1, 70, None, None)
 
 
 def test_bos_opens_every_sequence() -> None:

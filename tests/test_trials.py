@@ -13,6 +13,8 @@ from mcugen.checkpoints import write_checkpoint
 from mcugen.errors import UsageError
 from mcugen.evaluate import float_side
 from mcugen.ir import Config
+from mcugen.recipes import MIXED, with_budget
+from mcugen.sources import open_source
 from mcugen.sweep import SweepResult, sweep
 from mcugen.tokenizer import write_tokenizer
 from mcugen.trials import Options, Trial, Tried, front, integers, parse_axes, run_trial
@@ -38,24 +40,29 @@ def points(base: Trial, *words: str) -> list[Trial]:
 def test_the_grid() -> None:
     axes, found = parse_axes(["w4,w8", "context=8, 4"], Options(calibrate="text"))
     assert axes == ("recipe", "context")
-    assert found == [Options(r, "text", c) for r in ("w4", "w8") for c in (8, 4)]
+    assert found == [Options(r, None, "text", c) for r in ("w4", "w8") for c in (8, 4)]
+    assert parse_axes(["budget=5bits,2%"], Options())[1] == [Options(None, "5bits"), Options(None, "2%")]
     assert parse_axes(["fc=builtin"], Options())[1] == [Options(fc="builtin")]
 
 
 def test_what_is_tried_is_what_is_built(base: Trial) -> None:
     int8, int4 = (run_trial(trial) for trial in points(base, "w8,w4"))
-    assert int8.recipe.startswith("w8a8kv8, ") and int4.recipe.startswith("w4a8kv8, ")
+    assert int8.recipe.startswith("w8a8kv8, ") and int4.recipe.startswith("w4a8kv8 gptq, ")
     assert int4.constant_bytes < int8.constant_bytes and int4.ram_bytes == int8.ram_bytes
     assert int8.text is not None and int8.loss == int8.text.evaluation.integer_perplexity
     assert int8.text.evaluation.kl < int4.text.evaluation.kl  # type: ignore[union-attr]
 
 
-def test_an_unknown_recipe(base: Trial) -> None:
-    from mcugen.sources import open_source
+def test_a_recipe_that_is_not_there_is_refused_before_anything_starts() -> None:
+    with pytest.raises(UsageError, match="there is no recipe 'w3'; mcugen knows w8, "):
+        parse_axes(["w8,w3"], Options())
 
-    with pytest.raises(UsageError) as caught:
-        integers(open_source(base.model, base.tokenizer), Options(recipe="w3"))
-    assert str(caught.value) == "there is no recipe 'w3'\n  where: --sweep\n  try:   choose from w8, w4"
+
+def test_a_budget_alone_is_for_the_mixed_recipe(base: Trial) -> None:
+    source = open_source(base.model, base.tokenizer)
+    found = integers(source, Options(budget="6bits"))
+    assert found.recipe.startswith(with_budget(MIXED, "6bits").describe())
+    assert integers(source, Options()).recipe.startswith("w8a8kv8, ")
 
 
 def test_float_logits_are_computed_once(base: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
