@@ -65,7 +65,11 @@ def write(folder: Path, settings: object, tensors: Tensors, dtypes: dict[str, st
     header, data = {}, b""
     for name, array in tensors.items():
         dtype = (dtypes or {}).get(name, "F32")
-        header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [len(data), len(data) + array.nbytes]}
+        header[name] = {
+            "dtype": dtype,
+            "shape": list(array.shape),
+            "data_offsets": [len(data), len(data) + array.nbytes],
+        }
         data += array.tobytes()
     text = json.dumps(header).encode()
     folder.mkdir(exist_ok=True)
@@ -98,7 +102,9 @@ def merged_by_hand(model: Model, tensors: Tensors, scale: float) -> dict[str, np
     return weights
 
 
-@pytest.mark.parametrize(("extra", "scale"), [({}, 2.0), ({"use_rslora": True}, 6 / 3**0.5), ({"lora_alpha": 1.5}, 0.5)])
+@pytest.mark.parametrize(
+    ("extra", "scale"), [({}, 2.0), ({"use_rslora": True}, 6 / 3**0.5), ({"lora_alpha": 1.5}, 0.5)]
+)
 def test_merged_as_by_hand(tmp_path: Path, extra: dict[str, Any], scale: float) -> None:
     model = zoo.model_of(CONFIG)
     settings, tensors = adapter(model)
@@ -141,7 +147,9 @@ def test_scores_are_those_of_rotated_halves() -> None:
 
     def neighbours(x: np.ndarray, turn: np.ndarray) -> np.ndarray:
         even, odd = x[0::2], x[1::2]
-        return np.stack([even * np.cos(turn) - odd * np.sin(turn), even * np.sin(turn) + odd * np.cos(turn)], -1).ravel()
+        return np.stack(
+            [even * np.cos(turn) - odd * np.sin(turn), even * np.sin(turn) + odd * np.cos(turn)], -1
+        ).ravel()
 
     ours = neighbours(pairs_together(q, 8), angle[0]) @ neighbours(pairs_together(k, 8), angle[1])
     assert np.isclose(ours, halves(q, angle[0]) @ halves(k, angle[1]), rtol=1e-12)
