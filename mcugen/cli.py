@@ -31,10 +31,12 @@ from mcugen.microtvm.emitter import find_tvm
 from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
 from mcugen.project import write_file
+from mcugen.prune import parse_budget
 from mcugen.quantized_file import save_quantized
+from mcugen.recipes import MIXED, RECIPES, Recipe, recipe_named, with_budget
 from mcugen.sampler import make_sampler
 from mcugen.sheet import Sheet
-from mcugen.sources import Source, open_source, quantize_source
+from mcugen.sources import Source, Training, adapted, open_source, quantize_by_choice, quantize_source
 from mcugen.tflm.layout import TflmLayout, lay_out_tflm
 from mcugen.tflm.report import tflm_sheets
 from mcugen.tflm.target import build_tflm_folder, custom_twin, tflm_facts, verify_tflm
@@ -70,9 +72,10 @@ def _progress(hidden: bool = False) -> Iterator[sources.Progress]:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+            name = stage.partition(":")[0]  # what follows changes while it runs
+            if name not in tasks:
+                tasks[name] = bars.add_task(stage, total=total)
+            bars.update(tasks[name], completed=done, total=total, description=stage)
 
         yield show
 
@@ -107,10 +110,22 @@ _context = click.option("--context", type=int, metavar="N", help="Tokens remembe
 _calibrate = click.option(
     "--calibrate", type=_PATH, metavar="TEXT", help="Text to calibrate on.  [default: own samples]"
 )
-_weights = click.option(
-    "--weights",
-    type=click.Choice(["int8", "int4"]),
-    help="Codes of the layers' matrices; int4 in groups of 32 columns.  [default: int8]",
+_recipe = click.option(
+    "--recipe",
+    metavar="NAME",
+    help=f"How the layers' matrices become integers: {', '.join(RECIPES)}, or a file (TOML).  [default: w8]",
+)
+_budget = click.option(
+    "--budget",
+    metavar="AMOUNT",
+    help="What a mixed recipe may cost: 5bits per weight, 200KB of flash, 2% perplexity.",
+)
+_lora = click.option("--lora", type=_PATH, metavar="DIR", help="A LoRA adapter (PEFT) to merge into MODEL.")
+_prune = click.option(
+    "--prune",
+    metavar="BUDGET",
+    help="What to prune before anything is quantised: hidden=0.8 of the channels, kv_heads=3, flash_bytes=200000 or "
+    "perplexity=0.03.",
 )
 _fc = click.option(
     "--fc",
@@ -149,12 +164,15 @@ class _Choice:
     model: Path | None
     tokenizer: Path | None
     calibrate: Path | None
-    weights: str | None
+    recipe: str | None
+    budget: str | None
     board: str = "host"
     context: int | None = None
     prefill: int = 1
     target: str = "c"
     fc: str = "custom"
+    lora: Path | None = None
+    prune: str | None = None
 
 
 def _choose(command: _Command) -> _Command:
@@ -168,9 +186,11 @@ def _choose(command: _Command) -> _Command:
     return run
 
 
-_named = _options(_model, _tokenizer, _calibrate, _weights, _fc, _choose)
+_named = _options(_model, _tokenizer, _lora, _prune, _calibrate, _recipe, _budget, _fc, _choose)
 _targeted = _options(_target, _fc)
-_laid_out = _options(_model, _tokenizer, _calibrate, _weights, _board, _context, _prefill, _choose)
+_laid_out = _options(
+    _model, _tokenizer, _lora, _prune, _calibrate, _recipe, _budget, _board, _context, _prefill, _choose
+)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -185,10 +205,22 @@ def mcugen() -> None:
     """
 
 
+def _open(choice: _Choice) -> Source:
+    """The model that the options name, as they change it."""
+    budget = None if choice.prune is None else parse_budget(choice.prune)
+    return adapted(open_source(choice.model, choice.tokenizer), choice.lora, budget)
+
+
 def _quantize(choice: _Choice, progress: sources.Progress) -> tuple[Source, QuantizedModel]:
-    source = open_source(choice.model, choice.tokenizer)
-    bits = None if choice.weights is None else int(choice.weights.removeprefix("int"))
-    return source, quantize_source(source, choice.calibrate, progress, bits, choice.fc)
+    source = _open(choice)
+    return source, quantize_source(source, choice.calibrate, progress, _recipe_of(choice), choice.fc)
+
+
+def _recipe_of(choice: _Choice) -> Recipe | None:
+    """What --recipe and --budget name; a budget alone is for the mixed recipe."""
+    if choice.budget is not None:
+        return with_budget(recipe_named(choice.recipe or MIXED.name), choice.budget)
+    return None if choice.recipe is None else recipe_named(choice.recipe)
 
 
 def _command(choice: _Choice, board: Board) -> str:
@@ -198,9 +230,13 @@ def _command(choice: _Choice, board: Board) -> str:
     and with file names only, so that they name no machine.
     """
     words = ["mcugen", "build", *([choice.model.name] if choice.model else [])]
-    for option, path in (("--tokenizer", choice.tokenizer), ("--calibrate", choice.calibrate)):
+    named = (("--tokenizer", choice.tokenizer), ("--lora", choice.lora), ("--calibrate", choice.calibrate))
+    for option, path in named:
         words += [option, path.name] if path else []
-    words += ["--weights", choice.weights] if choice.weights else []
+    words += ["--prune", choice.prune] if choice.prune else []
+    if choice.recipe:
+        words += ["--recipe", Path(choice.recipe).name if choice.recipe.endswith(".toml") else choice.recipe]
+    words += ["--budget", choice.budget] if choice.budget else []
     words += ["--board", Path(choice.board).name if choice.board.endswith(".toml") else board.name]
     words += ["--context", str(choice.context)] if choice.context is not None else []
     words += ["--prefill", str(choice.prefill)] if choice.prefill != 1 else []
@@ -333,7 +369,7 @@ def _build_tflm(choice: _Choice, toolchain: str, as_json: bool, out: Path | None
         folder = out or Path("build") / f"{layout.name}-{layout.board.name}-tflm"
         built = build_tflm_folder(
             source,
-            custom_twin(source, layout.graph.model, choice.calibrate, progress),
+            custom_twin(source, layout.graph.model, choice.calibrate, progress, _recipe_of(choice)),
             tflm,
             folder,
             toolchain=toolchain,
@@ -576,16 +612,38 @@ def plan(
 @mcugen.command(epilog=_EPILOG, short_help="Write the integers and the vocabulary as one file.")
 @_options(_named, _json)
 @click.option("--out", type=_PATH, metavar="FILE", help="Where to write.  [default: MODEL.safetensors]")
-def quantize(choice: _Choice, as_json: bool, out: Path | None) -> None:
+@click.option(
+    "--distill",
+    type=_AT_LEAST_1,
+    is_flag=False,
+    flag_value=sources.DISTILL_STEPS,
+    metavar="[STEPS]",
+    help=f"Train the codes to predict as MODEL does in float; needs PyTorch.  [STEPS: {sources.DISTILL_STEPS}]",
+)
+@click.option(
+    "--distill-text", type=_PATH, metavar="FILE", help="Text to train on, beside MODEL's own samples; with --distill."
+)
+def quantize(
+    choice: _Choice, as_json: bool, out: Path | None, distill: int | None, distill_text: Path | None
+) -> None:
     """Write the integers and the vocabulary as one file, which every command takes as MODEL."""
+    if distill is None and distill_text is not None:
+        raise UsageError(
+            "a text to train on, and no training", where="--distill-text", hint="add --distill, or leave it out"
+        )
+    training = None if distill is None else Training(distill, distill_text)
     with _progress() as progress:
-        source, quantized = _quantize(choice, progress)
+        source = _open(choice)
+        recipe = _recipe_of(choice)
+        quantized, precisions = quantize_by_choice(source, choice.calibrate, progress, recipe, choice.fc, training)
     content = save_quantized(quantized, source.tokenizer)
     path = out or Path(f"{source.name}.safetensors")
     write_file(content, path)
     if as_json:
-        _print_json({"out": str(path), "bytes": len(content), "recipe": quantized.recipe})
+        facts: dict[str, object] = {"out": str(path), "bytes": len(content), "recipe": quantized.recipe}
+        _print_json(facts if precisions is None else {**facts, "precisions": precisions.to_json()})
     else:
+        _print_sheets([] if precisions is None else [precisions.sheet()])
         click.echo(f"{path}: {len(content):,} B, {quantized.recipe}")
 
 

@@ -20,13 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from mcugen.errors import UsageError
+from mcugen.errors import InputError, UsageError
 from mcugen.ir import Model
-from mcugen.quantize import Calibration, Folded, folded
+from mcugen.quantize import Calibration, folded
 from mcugen.reference import rope_angles
-from mcugen.rounding import S8_MAX, Grid
+from mcugen.rounding import S8_MAX, Folded, Grid
 
-STEPS = 800  # a few minutes for a model of 260,000 weights
 BATCH, LENGTH = 16, 128  # windows of a step, and their tokens
 SAMPLES = 1024  # sequences that the float model samples for all steps
 SAMPLE_LENGTH = 512  # tokens of each, or the trained context
@@ -57,7 +56,7 @@ def distill(
     grids: Mapping[str, Grid],
     *,
     teacher: Model | None = None,
-    steps: int = STEPS,
+    steps: int,
     seed: int = 0,
     bos: int = 1,
     eos: int = 2,
@@ -72,6 +71,13 @@ def distill(
     if model.config.n_experts:
         raise UsageError(
             f"{model.name} has a mixture of experts, which is not trained", where="--distill", hint="leave it out"
+        )
+    least = min(LENGTH, model.config.seq_len)
+    if text is not None and len(text) < least:
+        raise InputError(
+            f"the text has {len(text)} tokens; at least {least} are needed",
+            where="--distill-text",
+            hint="give a longer text, or leave it out: the model's own samples do without",
         )
     with _one_thread():
         expected = _Decoder(teacher or model)

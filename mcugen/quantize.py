@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.errors import InputError
+from mcugen.gptq import round_in_order
 from mcugen.ir import Linear, Model, Norm, QuantizedLayer, QuantizedModel
 from mcugen.kernels import (
     ATTENTION_FRAC,
@@ -24,9 +25,10 @@ from mcugen.kernels import (
     SHIFT_MIN,
     accumulator_bound,
 )
-from mcugen.recipes import W8, Precision, Recipe
+from mcugen.mixed import Choice, choose
+from mcugen.recipes import W8, Recipe
 from mcugen.reference import FloatDecoder, Floats, rope, rope_angles, sample_sequences
-from mcugen.rounding import S8_MAX, Grid, round_groups, round_rows
+from mcugen.rounding import S8_MAX, Folded, Grid, nearest, round_rows
 
 S16_MAX = 32767
 LOGIT_FRAC = 16  # logits are Q16 nats
@@ -35,13 +37,23 @@ BLOCK_HEADROOM = 2.0  # of int16 values that become a block: its codes use the w
 CALIBRATION_TOKENS = 4096
 CALIBRATION_LENGTH = 256
 
+Progress = Callable[[int, int], None]
+
+
+def ignore(done: int, total: int) -> None:
+    """A Progress that shows nothing."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Calibration:
-    """Values seen while the float model read the calibration tokens: [samples, ...] by (name, layer)."""
+    """What the float model saw while it read the calibration tokens, sequences of int64[T].
+
+    values: [samples, ...] by (name, layer); samples are all tokens of all sequences.
+    """
 
     values: dict[tuple[str, int], Floats]
     description: str
+    sequences: tuple[NDArray[np.int64], ...]
 
     def peak(self, name: str, layer: int = 0) -> float:
         """Largest magnitude of a value, > 0."""
@@ -75,14 +87,15 @@ def text_calibration(model: Model, tokens: NDArray[np.int64], bos: int = 1) -> C
 def calibrate(model: Model, sequences: Iterable[NDArray[np.int64]], description: str) -> Calibration:
     """Run the float model over token sequences and keep what every quantised value was."""
     seen: dict[tuple[str, int], list[Floats]] = defaultdict(list)
-    for sequence in sequences:
+    read = tuple(sequences)
+    for sequence in read:
 
         def tap(name: str, layer: int, values: Floats) -> None:
             seen[name, layer].append(values[0])
 
         decoder = FloatDecoder(model, tap=tap)
         decoder.forward(sequence[None])
-    return Calibration({key: np.concatenate(parts) for key, parts in seen.items()}, description)
+    return Calibration({key: np.concatenate(parts) for key, parts in seen.items()}, description, read)
 
 
 def to_multiplier(ratio: Floats, where: str, largest_shift: int = 62) -> tuple[NDArray[np.int16], int]:
@@ -107,30 +120,12 @@ def out_of_range(what: str, where: str) -> InputError:
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Folded:
-    """A matrix ready to be rounded.
-
-    w: float64[rows, cols], with the scale of its int16 input multiplied in: columns float64[cols]. out_scale:
-    float64[rows], the value of one output code.
-    """
-
-    w: Floats
-    columns: Floats
-    out_scale: Floats
-
-
 _ToLinear = Callable[[Floats, Floats | float, Floats | float, str], Linear]
 
 
 def _fold(w: Floats, columns: Floats | float, out_scale: Floats | float) -> Folded:
     rows, cols = w.shape
     return Folded(w * columns, np.broadcast_to(columns, cols), np.broadcast_to(out_scale, rows))
-
-
-def round_to(w: Floats, precision: Precision) -> Grid:
-    """The nearest codes of a precision."""
-    return round_groups(w, precision.group) if precision.bits == 4 else round_rows(w)
 
 
 def _linear(grid: Grid, out_scale: Floats, where: str) -> Linear:
@@ -267,6 +262,28 @@ def folded(model: Model, seen: Calibration) -> dict[str, Folded]:
     return found
 
 
+def chosen(model: Model, seen: Calibration, recipe: Recipe, progress: Progress = ignore) -> Choice:
+    """The precisions of a recipe with a budget. progress(matrices measured, of how many). Raises as mixed.choose."""
+    matrices = folded(model, seen)
+    recipe.check(matrices)
+    return choose(model, matrices, seen.values, seen.sequences, recipe, progress)
+
+
+def rounded(model: Model, seen: Calibration, recipe: Recipe, progress: Progress = ignore) -> dict[str, Grid]:
+    """The layers' matrices by a recipe, by label: what quantize takes as grids.
+
+    progress(matrices done, of how many). Raises InputError as quantize does.
+    """
+    if recipe.budget:
+        recipe = chosen(model, seen, recipe).recipe
+    matrices = folded(model, seen)
+    recipe.check(matrices)
+    if recipe.rounding == "gptq":
+        return round_in_order(model, matrices, seen.values, seen.sequences, recipe.precision, progress)
+    precisions = {label: recipe.precision(label) for label in matrices}
+    return {label: nearest(matrices[label].w, p.bits, p.group) for label, p in precisions.items()}
+
+
 def quantize(
     model: Model, seen: Calibration, recipe: Recipe = W8, grids: Mapping[str, Grid] | None = None
 ) -> QuantizedModel:
@@ -274,14 +291,13 @@ def quantize(
 
     recipe: of the layers' matrices; embedding and classifier are int8. grids: a matrix whose label is in there is
     taken as it is (of what `folded` gives); the recipe rounds the others. Raises InputError where a scale leaves the
-    range of the integer arithmetic.
+    range of the integer arithmetic, or a pattern of the recipe matches nothing.
     """
     config, given = model.config, grids or {}
+    made = given if set(folded(model, seen)) <= set(given) else {**rounded(model, seen, recipe), **given}
 
     def linear(w: Floats, columns: Floats | float, out_scale: Floats | float, where: str) -> Linear:
-        part = _fold(w, columns, out_scale)
-        grid = given[where] if where in given else round_to(part.w, recipe.precision(where))
-        return _linear(grid, part.out_scale, where)
+        return _linear(made[where], _fold(w, columns, out_scale).out_scale, where)
 
     residual, layers = _layers(model, seen, linear)
     max_position = 2 * config.seq_len

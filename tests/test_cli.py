@@ -99,7 +99,8 @@ def answer_bytes(
     """What the simulator answers."""
     tokenizer = read_tokenizer(files.folder / "tiny-tokenizer.bin", 300)
     source = sources.open_source(Path(files.model), files.folder / "tiny-tokenizer.bin")
-    layout = layouts.lay_out(sources.quantize_source(source, None, bits=bits), tokenizer, ladder.HOST)
+    recipe = None if bits is None else zoo.NEAREST[bits]
+    layout = layouts.lay_out(sources.quantize_source(source, None, recipe=recipe), tokenizer, ladder.HOST)
     found = list(generate(layout.graph, tokenizer, prompt, make_sampler(temperature, 0, 1.0, seed), tokens))
     return decode(tokenizer, found, prompt_tokens(tokenizer, prompt)[-1]) + b"\n"
 
@@ -365,10 +366,10 @@ def test_what_cannot_run_is_skipped_and_said(files: Files, monkeypatch: pytest.M
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("weights", ["int8", "int4"])
-def test_verify_with_prompts_at_once(files: Files, weights: str) -> None:
+@pytest.mark.parametrize("recipe", ["w8", "w4-nearest", "w4"])
+def test_verify_with_prompts_at_once(files: Files, recipe: str) -> None:
     ladder.require_unicorn()
-    named = [*files.named, "--weights", weights, "--prefill", 5, "--context", 7, "--tokens", 20]
+    named = [*files.named, "--recipe", recipe, "--prefill", 5, "--context", 7, "--tokens", 20]
     found = json.loads(done("verify", *named, "--json"))
     assert found["passed"] is True
     machines = [report["machine"] for report in found["reports"][:4]]
@@ -388,7 +389,7 @@ def test_run_with_small_weights_and_prompts_at_once(files: Files, board: str) ->
     for prompt in ("", "x", "the tin hat is on the table in the hat"):
         expected = answer(files, prompt, 8, bits=4)
         for prefill in (1, 8):
-            found = done(*named, "--weights", "int4", "--prefill", prefill, "--prompt", prompt)
+            found = done(*named, "--recipe", "w4-nearest", "--prefill", prefill, "--prompt", prompt)
             assert found == expected
     assert expected != answer(files, prompt, 8)
     assert done(*named, "--prefill", 3, "--prompt", prompt) == answer(files, prompt, 8)
@@ -468,7 +469,7 @@ def test_plan(files: Files) -> None:
 def test_plan_of_prompts_at_once_and_small_weights(files: Files) -> None:
     plain, int4, eight = (
         json.loads(done("plan", *files.named, "--board", "host", "--json", *more))
-        for more in ((), ("--weights", "int4"), ("--prefill", "8"))
+        for more in ((), ("--recipe", "w4-nearest"), ("--prefill", "8"))
     )
     assert [found["prefill"] for found in (plain, int4, eight)] == [1, 1, 8]
     assert {found["kernels"] for found in (plain, int4, eight)} == {"portable"}
@@ -481,34 +482,36 @@ def test_plan_of_prompts_at_once_and_small_weights(files: Files) -> None:
 
 def test_a_build_remembers_its_weights_and_its_prefill(files: Files) -> None:
     """In the command that the files are made by, where they are not the default ones."""
-    for more in ([], ["--weights", "int4"], ["--prefill", "2"], ["--weights", "int8", "--prefill", "4"]):
+    for more in ([], ["--recipe", "w4-nearest"], ["--prefill", "2"], ["--recipe", "w8", "--prefill", "4"]):
         done("build", *files.named, "--board", "host", "--verify-tokens", 0, "--out", "out", *more)
         command = json.loads(Path("out", MARKER).read_text())["command"]
-        words = ["--weights", "--board", "--prefill"]
+        words = ["--recipe", "--board", "--prefill"]
         expected = "mcugen build tiny.bin --tokenizer tiny-tokenizer.bin"
         given = {**dict(zip(more[::2], more[1::2], strict=True)), "--board": "host"}
         assert command == " ".join([expected, *(f"{word} {given[word]}" for word in words if word in given)])
         assert f" *   {command}\n" in Path("out/tiny.c").read_text()
-        bits = 4 if "int4" in more else 8
+        bits = 4 if "w4-nearest" in more else 8
         assert json.loads(Path("out", MARKER).read_text())["recipe"].startswith(f"w{bits}a8kv8")
         assert ("mg_linear4_s16" in Path("out/tiny.c").read_text()) == (bits == 4)
 
 
 def test_quantize_with_small_weights(files: Files) -> None:
     done("quantize", *files.named, "--out", "int8.safetensors")
-    found = json.loads(done("quantize", *files.named, "--weights", "int4", "--out", "int4.safetensors", "--json"))
+    found = json.loads(
+        done("quantize", *files.named, "--recipe", "w4-nearest", "--out", "int4.safetensors", "--json")
+    )
     assert found["recipe"] == "w4a8kv8, calibrated on own samples, seed 0"
     expected = answer(files, "abc", 5, bits=4)
     named = ["run", "int4.safetensors", "--board", "host", "--quiet", "--prompt", "abc", "--tokens", 5]
-    for more in ([], ["--weights", "int4"]):
+    for more in ([], ["--recipe", "w4-nearest"]):
         assert done(*named, *more) == expected
-    for name, bits, other in (("int4", 4, 8), ("int8", 8, 4)):
+    for name, bits, other in (("int4", 4, "w8"), ("int8", 8, "w4-nearest"), ("int4", 4, "w4")):
         failed(
             2,
-            f"Error: tiny is quantised already, with int{bits} weights\n"
-            "  where: --weights\n"
-            "  try:   name the float checkpoint it was made from, or leave --weights out\n",
-            "plan", f"{name}.safetensors", "--weights", f"int{other}",
+            f"Error: tiny is quantised already: w{bits}a8kv8\n"
+            "  where: --recipe\n"
+            "  try:   name the float checkpoint it was made from, or leave --recipe out\n",
+            "plan", f"{name}.safetensors", "--recipe", other,
         )  # fmt: skip
 
 
@@ -533,10 +536,10 @@ def test_fully_connected(files: Files) -> None:
     )  # fmt: skip
     failed(
         2,
-        "Error: FULLY_CONNECTED multiplies int8 weights only; those of tiny are int4\n"
+        "Error: FULLY_CONNECTED multiplies int8 weights only; the recipe w4-nearest has int4\n"
         "  where: --fc\n"
-        "  try:   --fc custom\n",
-        "eval", *files.named, *text, "--weights", "int4", "--fc", "builtin",
+        "  try:   --fc custom, or --recipe w8\n",
+        "eval", *files.named, *text, "--recipe", "w4-nearest", "--fc", "builtin",
     )  # fmt: skip
 
 
@@ -586,7 +589,7 @@ def test_eval(files: Files) -> None:
     ]  # fmt: skip
     assert found["tokens"] == 30
     assert sorted(found["greedy"]) == ["equal", "prefix", "tokens"]
-    int4 = json.loads(done(*arguments, "--json", "--weights", "int4"))
+    int4 = json.loads(done(*arguments, "--json", "--recipe", "w4-nearest"))
     assert int4["float_perplexity"] == found["float_perplexity"]
     assert int4["kl"] > 3 * found["kl"]
 
@@ -624,8 +627,8 @@ USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\
         (2, ["run", "--tokens", "-1"], USAGE.format("run", "Invalid value for '--tokens': -1 is not in the range x>=0.")),
         (2, ["build", "--verify-tokens", "-1"], USAGE.format(
             "build", "Invalid value for '--verify-tokens': -1 is not in the range x>=0.")),
-        (2, ["plan", "--weights", "int5"], USAGE.format(
-            "plan", "Invalid value for '--weights': 'int5' is not one of 'int8', 'int4'.")),
+        (2, ["plan", "--recipe", "w5"], "there is no recipe 'w5'; mcugen knows w8, w4, w4-nearest, mixed\n"
+            "  where: --recipe\n  try:   one of those, or the path of your own .toml file\n"),
         (2, ["run", "--prefill", "all"], USAGE.format(
             "run", "Invalid value for '--prefill': 'all' is not a valid integer.")),
         (2, ["eval", "--prefill", "2"], USAGE.format("eval", "No such option '--prefill'.")),

@@ -15,10 +15,10 @@ from mcugen.errors import UsageError
 from mcugen.ir import Config, Model
 from mcugen.ladder import climb
 from mcugen.layout import lay_out
-from mcugen.quantize import Calibration, calibrate, folded, quantize, round_to
+from mcugen.quantize import Calibration, calibrate, folded, quantize
 from mcugen.recipes import Precision
 from mcugen.reference import FloatDecoder
-from mcugen.rounding import Grid
+from mcugen.rounding import Grid, nearest
 
 if os.environ.get("MCUGEN_REQUIRE_TOOLS") != "1":
     pytest.importorskip("torch", reason="torch is not installed; pip install 'mcugen[train]'")
@@ -43,8 +43,8 @@ def calibrated(model: Model) -> Calibration:
     return calibrate(model, tokens, "random tokens")
 
 
-def nearest(model: Model, seen: Calibration, precision: Precision = INT4) -> dict[str, Grid]:
-    return {label: round_to(part.w, precision) for label, part in folded(model, seen).items()}
+def to_nearest(model: Model, seen: Calibration, precision: Precision = INT4) -> dict[str, Grid]:
+    return {label: nearest(part.w, precision.bits, precision.group) for label, part in folded(model, seen).items()}
 
 
 @pytest.mark.parametrize("features", FEATURES.values(), ids=FEATURES.keys())
@@ -79,13 +79,7 @@ def test_samples_follow_the_model() -> None:
 def test_without_a_step_the_grids_come_back(precision: Precision) -> None:
     model = zoo.model_of(CONFIG)
     seen = calibrated(model)
-    if precision == Precision(4, 0):  # by hand: c's rounding has it later
-        grids = {
-            label: Grid(np.clip(np.round(p.w / (np.abs(p.w).max(1) / 7)[:, None]), -8, 7).astype(np.int8), None, np.abs(p.w).max(1) / 7, 4)
-            for label, p in folded(model, seen).items()
-        }  # fmt: skip
-    else:
-        grids = nearest(model, seen, precision)
+    grids = to_nearest(model, seen, precision)
     result = distill.distill(model, seen, grids, steps=0)
     assert result.losses == () and set(result.grids) == set(grids)
     for label, grid in grids.items():
@@ -112,8 +106,8 @@ def test_a_student_learns_and_stays_on_its_grid(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(distill, "SAMPLES", 64)
     model = zoo.model_of(Config(32, 40, 2, 4, 2, 60, 16, True))
     seen = calibrated(model)
-    grids = nearest(model, seen)
-    grids |= {label: grid for label, grid in nearest(model, seen, INT8).items() if label.endswith("wk")}
+    grids = to_nearest(model, seen)
+    grids |= {label: grid for label, grid in to_nearest(model, seen, INT8).items() if label.endswith("wk")}
     done: list[tuple[int, int]] = []
 
     threads = torch.get_num_threads()
@@ -147,7 +141,7 @@ def test_the_same_arguments_give_the_same_result(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(distill, "SAMPLES", 16)
     model = zoo.model_of(Config(32, 40, 1, 4, 2, 60, 16, True))
     seen = calibrated(model)
-    grids = nearest(model, seen)
+    grids = to_nearest(model, seen)
     one, two, other = (distill.distill(model, seen, grids, steps=8, seed=seed) for seed in (0, 0, 1))
     assert one.losses == two.losses != other.losses
     for label, grid in one.grids.items():
@@ -172,7 +166,7 @@ def test_a_pruned_student_learns_from_the_whole_model(monkeypatch: pytest.Monkey
     model = zoo.model_of(Config(32, 40, 1, 4, 2, 60, 16, True))
     pruned = prune(model, calibrated(model), PruneBudget(hidden=0.7))
     seen = calibrated(pruned)
-    result = distill.distill(pruned, seen, nearest(pruned, seen), teacher=model, steps=40)
+    result = distill.distill(pruned, seen, to_nearest(pruned, seen), teacher=model, steps=40)
     assert np.mean(result.losses[-8:]) < 0.8 * np.mean(result.losses[:3])
     assert result.model.config.hidden_dim == 28
 

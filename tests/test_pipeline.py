@@ -20,6 +20,7 @@ from mcugen.errors import DoesNotFitError, InternalError, UsageError
 from mcugen.families import Family
 from mcugen.ir import Config, MemoryRegion, Tokenizer
 from mcugen.quantized_file import save_quantized
+from mcugen.recipes import MIXED, W4, W4_NEAREST, W8
 from mcugen.resources import models_dir
 from mcugen.sources import Source
 from mcugen.tokenizer import write_tokenizer
@@ -74,7 +75,7 @@ def test_a_quantised_file_brings_its_tokenizer_or_takes_another(tmp_path: Path) 
 def test_a_model_is_quantised_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages: list[tuple[str, int, int]] = []
     first = sources.quantize_source(source(), None, lambda *seen: stages.append(seen))
-    assert stages == [("calibrate", 0, 2), ("calibrate", 1, 2), ("calibrate", 2, 2)]
+    assert stages == [("calibrate", 0, 1), ("calibrate", 1, 1)]
     monkeypatch.setattr(sources, "quantize", lambda *_: pytest.fail("quantised again"))
     again = sources.quantize_source(dataclasses.replace(source(), name="renamed"), None)
     assert again.name == "renamed"
@@ -93,34 +94,34 @@ def test_the_cache_distinguishes_whatever_matters(tmp_path: Path) -> None:
     other_eos = dataclasses.replace(base.tokenizer, eos=1)  # where its own samples end
     lowercase = dataclasses.replace(base.tokenizer, lowercase=True)
     keys = [
-        sources._quantized_key(base, None, 8),
-        sources._quantized_key(base, None, 4),
-        sources._quantized_key(source(seed=1), None, 8),
-        sources._quantized_key(base, "a text", 8),
-        sources._quantized_key(base, "a texu", 8),
-        sources._quantized_key(base, "", 8),
-        sources._quantized_key(dataclasses.replace(base, tokenizer=other_eos), None, 8),
-        sources._quantized_key(dataclasses.replace(base, tokenizer=lowercase), "a text", 8),
+        sources._quantized_key(base, None, W8),
+        sources._quantized_key(base, None, W4),
+        sources._quantized_key(source(seed=1), None, W8),
+        sources._quantized_key(base, "a text", W8),
+        sources._quantized_key(base, "a texu", W8),
+        sources._quantized_key(base, "", W8),
+        sources._quantized_key(dataclasses.replace(base, tokenizer=other_eos), None, W8),
+        sources._quantized_key(dataclasses.replace(base, tokenizer=lowercase), "a text", W8),
     ]
     assert len(set(keys)) == len(keys)
-    assert sources._quantized_key(dataclasses.replace(base, name="renamed"), None, 8) == keys[0]
+    assert sources._quantized_key(dataclasses.replace(base, name="renamed"), None, W8) == keys[0]
 
 
-def test_a_quantised_model_keeps_its_bits(own_cache: Path) -> None:
-    """None are 8; of a quantised model, its own."""
+def test_a_quantised_model_keeps_its_recipe(own_cache: Path) -> None:
+    """None is w8; of a quantised model, its own."""
     tokenizer = zoo.random_tokenizer(SHAPE.vocab_size)
-    for asked, bits in ((None, 8), (8, 8), (4, 4)):
-        made = sources.quantize_source(source(), None, bits=asked)
+    for asked, bits in ((None, 8), (W8, 8), (W4, 4), (W4_NEAREST, 4)):
+        made = sources.quantize_source(source(), None, recipe=asked)
         assert {getattr(made.layers[0], name).bits for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2")} == {bits}
         held = Source("held", None, made, tokenizer)
-        for again in (None, bits):
-            assert sources.quantize_source(held, None, bits=again) is made
+        for again in (None, asked):
+            assert sources.quantize_source(held, None, recipe=again) is made
         with pytest.raises(UsageError) as raised:
-            sources.quantize_source(held, None, bits=12 - bits)
+            sources.quantize_source(held, None, recipe=MIXED)
         assert str(raised.value) == (
-            f"held is quantised already, with int{bits} weights\n"
-            "  where: --weights\n"
-            "  try:   name the float checkpoint it was made from, or leave --weights out"
+            f"held is quantised already: {(asked or W8).describe()}\n"
+            "  where: --recipe\n"
+            "  try:   name the float checkpoint it was made from, or leave --recipe out"
         )
 
 

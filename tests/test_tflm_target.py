@@ -289,7 +289,7 @@ def test_options_that_do_not_go_together(files: test_cli.Files) -> None:
         "  try:   leave --prefill out, or --target tflm\n",
         "verify", *files.named, "--target", "tflm", "--prefill", 4,
     )  # fmt: skip
-    result = cli("build", *files.named, "--target", "tflm", "--fc", "builtin", "--weights", "int4")
+    result = cli("build", *files.named, "--target", "tflm", "--fc", "builtin", "--recipe", "w4-nearest")
     assert (result.exit_code, "where: --fc" in result.stderr) == (2, True)
     assert not Path("build").exists()
 

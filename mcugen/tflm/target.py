@@ -14,6 +14,7 @@ from mcugen.lower import lower
 from mcugen.pipeline import build_facts, json_bytes
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
+from mcugen.recipes import Recipe
 from mcugen.sources import Progress, Source, quantize_source, silent
 from mcugen.tflm.layout import TflmLayout, for_standin, make_op_library, make_tflm_project
 from mcugen.tflm.render import TflmProject, with_standin
@@ -30,7 +31,11 @@ class TflmBuilt:
 
 
 def custom_twin(
-    source: Source, model: QuantizedModel, calibrate: Path | None, progress: Progress = silent
+    source: Source,
+    model: QuantizedModel,
+    calibrate: Path | None,
+    progress: Progress = silent,
+    recipe: Recipe | None = None,
 ) -> QuantizedModel | None:
     """The model for our own kernels: the one that an fc8 model was made from, or the model itself. None where it is
     an fc8 model of which nothing else is known."""
@@ -38,7 +43,7 @@ def custom_twin(
         return model
     if source.quantized is not None and is_fc8(source.quantized):
         return None
-    return quantize_source(source, calibrate, progress, model.layers[0].wq.bits)
+    return quantize_source(source, calibrate, progress, recipe)
 
 
 def verify_tflm(
