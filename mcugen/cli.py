@@ -33,12 +33,13 @@ from mcugen.microtvm.emitter import find_tvm
 from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
 from mcugen.project import write_file
+from mcugen.prune import parse_budget
 from mcugen.quantized_file import save_quantized
 from mcugen.recipes import MIXED, RECIPES, Recipe, recipe_named, with_budget
 from mcugen.resources import bundled_models
 from mcugen.sampler import make_sampler
 from mcugen.sheet import Sheet
-from mcugen.sources import Source, open_source, quantize_by_choice, quantize_source, trim_source
+from mcugen.sources import Source, Training, adapted, open_source, quantize_by_choice, quantize_source, trim_source
 from mcugen.sweep import sweep as run_sweep
 from mcugen.sweep_plot import check_plot, sweep_plot
 from mcugen.tflm.layout import TflmLayout, lay_out_tflm
@@ -77,9 +78,10 @@ def _progress(hidden: bool = False) -> Iterator[sources.Progress]:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
+            name = stage.partition(":")[0]  # what follows changes while it runs
+            if name not in tasks:
+                tasks[name] = bars.add_task(stage, total=total)
+            bars.update(tasks[name], completed=done, total=total, description=stage)
 
         yield show
 
@@ -130,6 +132,13 @@ _budget = click.option(
     "--budget",
     metavar="AMOUNT",
     help="What a mixed recipe may cost: 5bits per weight, 200KB of flash, 2% perplexity.",
+)
+_lora = click.option("--lora", type=_PATH, metavar="DIR", help="A LoRA adapter (PEFT) to merge into MODEL.")
+_prune = click.option(
+    "--prune",
+    metavar="BUDGET",
+    help="What to prune before anything is quantised: hidden=0.8 of the channels, kv_heads=3, flash_bytes=200000 or "
+    "perplexity=0.03.",
 )
 _fc = click.option(
     "--fc",
@@ -185,6 +194,8 @@ class _Choice:
     sinks: int = 0
     target: str = "c"
     fc: str = "custom"
+    lora: Path | None = None
+    prune: str | None = None
 
 
 def _choose(command: _Command) -> _Command:
@@ -198,10 +209,11 @@ def _choose(command: _Command) -> _Command:
     return run
 
 
-_named = _options(_model, _tokenizer, _calibrate, _vocab_from, _recipe, _budget, _fc, _choose)
+_named = _options(_model, _tokenizer, _lora, _prune, _calibrate, _vocab_from, _recipe, _budget, _fc, _choose)
 _targeted = _options(_target, _fc)
 _laid_out = _options(
-    _model, _tokenizer, _calibrate, _vocab_from, _recipe, _budget, _board, _context, _prefill, _sinks, _choose
+    _model, _tokenizer, _lora, _prune, _calibrate, _vocab_from, _recipe, _budget, _board, _context, _prefill, _sinks,
+    _choose,
 )  # fmt: skip
 
 
@@ -219,7 +231,9 @@ def mcugen() -> None:
 
 
 def _open(choice: _Choice) -> Source:
-    source = open_source(choice.model, choice.tokenizer)
+    """The model that the options name, as they change it."""
+    budget = None if choice.prune is None else parse_budget(choice.prune)
+    source = adapted(open_source(choice.model, choice.tokenizer), choice.lora, budget)
     if choice.vocab_from is not None:
         source, line = trim_source(source, choice.vocab_from)
         click.echo(line, err=True)
@@ -247,11 +261,13 @@ def _command(choice: _Choice, board: Board) -> str:
     words = ["mcugen", "build", *([choice.model.resolve().name] if choice.model else [])]
     files = (
         ("--tokenizer", choice.tokenizer),
+        ("--lora", choice.lora),
         ("--calibrate", choice.calibrate),
         ("--vocab-from", choice.vocab_from),
     )
     for option, path in files:
         words += [option, path.name] if path else []
+    words += ["--prune", choice.prune] if choice.prune else []
     if choice.recipe:
         words += ["--recipe", Path(choice.recipe).name if choice.recipe.endswith(".toml") else choice.recipe]
     words += ["--budget", choice.budget] if choice.budget else []
@@ -644,12 +660,30 @@ def plan(
 @mcugen.command(epilog=_EPILOG, short_help="Write the integers and the vocabulary as one file.")
 @_options(_named, _json)
 @click.option("--out", type=_PATH, metavar="FILE", help="Where to write.  [default: MODEL.safetensors]")
-def quantize(choice: _Choice, as_json: bool, out: Path | None) -> None:
+@click.option(
+    "--distill",
+    type=_AT_LEAST_1,
+    is_flag=False,
+    flag_value=sources.DISTILL_STEPS,
+    metavar="[STEPS]",
+    help=f"Train the codes to predict as MODEL does in float; needs PyTorch.  [STEPS: {sources.DISTILL_STEPS}]",
+)
+@click.option(
+    "--distill-text", type=_PATH, metavar="FILE", help="Text to train on, beside MODEL's own samples; with --distill."
+)
+def quantize(
+    choice: _Choice, as_json: bool, out: Path | None, distill: int | None, distill_text: Path | None
+) -> None:
     """Write the integers and the vocabulary as one file, which every command takes as MODEL."""
+    if distill is None and distill_text is not None:
+        raise UsageError(
+            "a text to train on, and no training", where="--distill-text", hint="add --distill, or leave it out"
+        )
+    training = None if distill is None else Training(distill, distill_text)
     with _progress() as progress:
         source = _open(choice)
         recipe = _recipe_of(choice)
-        quantized, precisions = quantize_by_choice(source, choice.calibrate, progress, recipe, choice.fc)
+        quantized, precisions = quantize_by_choice(source, choice.calibrate, progress, recipe, choice.fc, training)
     content = save_quantized(quantized, source.tokenizer)
     path = out or Path(f"{source.name}.safetensors")
     write_file(content, path)

@@ -6,30 +6,46 @@ import contextlib
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.checkpoints import read_checkpoint
-from mcugen.errors import InputError, UsageError
+from mcugen.errors import InputError, ToolError, UsageError
+from mcugen.evaluate import clean_text
 from mcugen.fc8 import PROFILE, is_fc8, to_fc8
 from mcugen.gguf_file import MAGIC as GGUF_MAGIC
 from mcugen.gguf_file import gguf_tokenizer, read_gguf
 from mcugen.huggingface import read_huggingface, special_ids, tokenizer_file
 from mcugen.ir import Model, QuantizedModel, Tokenizer
+from mcugen.lora import merge_lora
 from mcugen.mixed import Choice, choice_from_json
-from mcugen.quantize import chosen, quantize, rounded, self_calibration, text_calibration
+from mcugen.prune import PruneBudget, prune
+from mcugen.quantize import (
+    Calibration,
+    chosen,
+    quantize,
+    rounded,
+    self_calibration,
+    text_calibration,
+)
+from mcugen.quantize import (
+    calibrate as calibrated,
+)
 from mcugen.quantized_file import load_quantized, save_quantized
 from mcugen.recipes import W8, Recipe
 from mcugen.resources import bundled_models, models_dir
+from mcugen.rounding import Grid
 from mcugen.tokenizer import MAX_VOCAB, encode, read_tokenizer, tokenizer_tables
 from mcugen.tokenizer_json import read_tokenizer_json
 from mcugen.vocabulary import trim_model, trim_quantized, trim_vocabulary
 
 DEFAULT_MODEL = "home"
+DISTILL_STEPS = 800  # a few minutes of one core for a model of 260,000 weights
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -40,12 +56,24 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """What the user named: a float checkpoint or a quantised model, with its vocabulary."""
+    """What the user named: a float checkpoint or a quantised model, with its vocabulary.
+
+    prune: what becomes of the float model before it is quantised; quality is measured against the whole model.
+    """
 
     name: str
     model: Model | None
     quantized: QuantizedModel | None
     tokenizer: Tokenizer
+    prune: PruneBudget | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Of codes (mcugen.distill). text: a file that is read beside the model's own samples."""
+
+    steps: int
+    text: Path | None = None
 
 
 def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
@@ -149,11 +177,25 @@ def trim_source(source: Source, text: Path) -> tuple[Source, str]:
         f"vocabulary: {kept:,} of {found.before:,} tokens kept; the text has {found.length:,} tokens, "
         f"{found.used:,} different ones ({100 * found.used / found.before:.1f} %); about {saved:,} B of flash saved"
     )
-    return Source(source.name, model, quantized, found.tokenizer), line
+    return replace(source, model=model, quantized=quantized, tokenizer=found.tokenizer), line
 
 
 def _no_tokenizer(path: Path) -> UsageError:
     return UsageError(f"{path.name} has no tokenizer", where="--tokenizer", hint="add --tokenizer FILE.bin")
+
+
+def adapted(source: Source, lora: Path | None, prune: PruneBudget | None) -> Source:
+    """A source with a LoRA adapter (a folder) merged, to be pruned. Raises UsageError where it holds integers."""
+    if lora is None and prune is None:
+        return source
+    if source.model is None:
+        raise UsageError(
+            f"{source.name} holds integers only, which cannot be changed any more",
+            where="--prune" if lora is None else "--lora",
+            hint="name the float checkpoint it was made from",
+        )
+    merged = source.model if lora is None else merge_lora(source.model, lora)
+    return replace(source, model=merged, prune=prune)
 
 
 def read_model_folder(folder: Path) -> tuple[Model, Tokenizer]:
@@ -171,7 +213,7 @@ def read_model_folder(folder: Path) -> tuple[Model, Tokenizer]:
 
 def default_cases(model: Path | None) -> Path:
     """Where the default model's own cases are. Raises UsageError for any other model, which has none."""
-    if model is not None:
+    if model is not None and str(model) != DEFAULT_MODEL:
         raise UsageError(
             f"there is nothing to measure {model.name} on",
             where="eval",
@@ -211,15 +253,17 @@ def quantize_by_choice(
     progress: Progress = silent,
     recipe: Recipe | None = None,
     fc: str = "custom",
+    training: Training | None = None,
 ) -> tuple[QuantizedModel, Choice | None]:
-    """quantize_source, and what a recipe with a budget chose."""
+    """quantize_source, and what a recipe with a budget chose. training: of the codes, or None. Raises ToolError where
+    PyTorch is not installed."""
     if fc == "builtin" and recipe is not None and any(precision.bits != 8 for precision in recipe.precisions()):
         raise UsageError(
             f"FULLY_CONNECTED multiplies int8 weights only; the recipe {recipe.name} has int4",
             where="--fc",
             hint="--fc custom, or --recipe w8",
         )
-    model, choice = _own_integers(source, calibrate, progress, recipe)
+    model, choice = _own_integers(source, calibrate, progress, recipe, training)
     if fc == "builtin":
         return model if is_fc8(model) else _for_fully_connected(model, source.tokenizer, progress), choice
     if is_fc8(model):
@@ -232,7 +276,7 @@ def quantize_by_choice(
 
 
 def _own_integers(
-    source: Source, calibrate: Path | None, progress: Progress, recipe: Recipe | None
+    source: Source, calibrate: Path | None, progress: Progress, recipe: Recipe | None, training: Training | None
 ) -> tuple[QuantizedModel, Choice | None]:
     """A quantised model as it is; a checkpoint in integers for our own kernels."""
     if source.quantized is not None:
@@ -243,11 +287,18 @@ def _own_integers(
                 where="--recipe",
                 hint="name the float checkpoint it was made from, or leave --recipe out",
             )
+        if training is not None:
+            raise UsageError(
+                f"{source.name} holds integers only, which are not trained",
+                where="--distill",
+                hint="name the float checkpoint it was made from",
+            )
         return source.quantized, None
     assert source.model is not None
     model, wanted = source.model, recipe or W8
     text = None if calibrate is None else read_text(calibrate)
-    cache, key = Cache(default_cache_dir()), _quantized_key(source, text, wanted)
+    lesson = None if training is None else _lesson(training, source.tokenizer)
+    cache, key = Cache(default_cache_dir()), _quantized_key(source, text, wanted, training, lesson)
     if (kept := _kept(cache, key, wanted)) is not None:
         return replace(kept[0], name=source.name), kept[1]
     progress("calibrate", 0, 1)
@@ -257,16 +308,62 @@ def _own_integers(
         tokens = np.array(encode(source.tokenizer, text, bos=False))
         seen = text_calibration(model, tokens, bos=source.tokenizer.bos)
     progress("calibrate", 1, 1)
+    if source.prune is not None:
+        model, seen = _pruned(model, seen, source.prune, source.tokenizer)
     choice = None
     if wanted.budget is not None:
         choice = chosen(model, seen, wanted, functools.partial(progress, "measure matrices"))
     stated = wanted if choice is None else choice.recipe
-    grids = rounded(model, seen, stated, functools.partial(progress, "round matrices"))
+    grids: Mapping[str, Grid] = rounded(model, seen, stated, functools.partial(progress, "round matrices"))
+    if training is not None:
+        model, grids = _trained(source, model, seen, grids, training.steps, lesson, progress)
     quantized = quantize(model, seen, wanted, grids)
+    if source.prune is not None:
+        quantized = replace(quantized, recipe=f"{quantized.recipe}, pruned to {source.prune.describe()}")
+    if training is not None:
+        quantized = replace(quantized, recipe=f"{quantized.recipe}, distilled in {training.steps} steps")
     cache.store(key, save_quantized(quantized))
     if choice is not None:
         cache.store(_hash([key.encode(), b"choice"]), json.dumps(choice.to_json()).encode())
     return quantized, choice
+
+
+def _pruned(model: Model, seen: Calibration, budget: PruneBudget, tokenizer: Tokenizer) -> tuple[Model, Calibration]:
+    """The pruned model, and what it saw of the same sequences."""
+    smaller = prune(model, seen, budget, bos=tokenizer.bos, eos=tokenizer.eos)
+    return smaller, calibrated(smaller, seen.sequences, seen.description)
+
+
+def _lesson(training: Training, tokenizer: Tokenizer) -> NDArray[np.int64] | None:
+    """The tokens of the text that training reads."""
+    if training.text is None:
+        return None
+    return np.array(encode(tokenizer, clean_text(read_text(training.text)), bos=False), np.int64)
+
+
+def _trained(
+    source: Source,
+    model: Model,
+    seen: Calibration,
+    grids: Mapping[str, Grid],
+    steps: int,
+    lesson: NDArray[np.int64] | None,
+    progress: Progress,
+) -> tuple[Model, Mapping[str, Grid]]:
+    """What distillation makes of a model and its grids; the source's whole model is the teacher."""
+    try:
+        from mcugen.distill import distill  # PyTorch takes its time, and an extra of the package
+    except ImportError as error:
+        raise ToolError(
+            "PyTorch, which trains codes, is not installed", where="--distill", hint="pip install 'mcugen[train]'"
+        ) from error
+    ends = {"bos": source.tokenizer.bos, "eos": source.tokenizer.eos}
+
+    def show(done: int, total: int, loss: float) -> None:
+        progress(f"distill: {loss:.4f} nats from float", done, total)
+
+    result = distill(model, seen, grids, teacher=source.model, steps=steps, text=lesson, progress=show, **ends)
+    return result.model, result.grids
 
 
 def _kept(cache: Cache, key: str, recipe: Recipe) -> tuple[QuantizedModel, Choice | None] | None:
@@ -308,12 +405,17 @@ def _hash(parts: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
 
 
-def _quantized_key(source: Source, text: str | None, recipe: Recipe) -> str:
-    """Hash of all that quantisation depends on: weights, text, tokenizer, recipe, numpy, and all of mcugen's code."""
+def _quantized_key(
+    source: Source, text: str | None, recipe: Recipe, training: Training | None, lesson: NDArray[np.int64] | None
+) -> str:
+    """Hash of all that quantisation depends on: weights, texts, tokenizer, choices, numpy, all of mcugen's code."""
     assert source.model is not None
     t = source.tokenizer
     merges, symbols = ((() if a is None else a.tolist()) for a in (t.merges, t.symbols))
     pairs = (merges, symbols, t.byte_level, t.split, t.prefix, t.whole_words, t.fuse_unk)
     encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase, pairs)
     calibration = repr((t.bos, t.eos) if text is None else (text, encoding)).encode()
-    return _hash([source.model.sha256.encode(), *_code(), calibration, repr(replace(recipe, name="")).encode()])
+    steps = None if training is None else training.steps
+    choices = repr((replace(recipe, name=""), source.prune, steps)).encode()
+    taught = b"" if lesson is None else lesson.tobytes()
+    return _hash([source.model.sha256.encode(), *_code(), calibration, choices, taught])

@@ -19,14 +19,14 @@ RANKS = {
     1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "sweep", "emulate.registers", "emulate.gdb", "emulate.instructions",
         "tflm.model", "microtvm.mlf", "workers", "recipes", "rounding", "split"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
-    2: ("reference", "kernels", "plain", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "boards", "ports", "flags", "project",
+    2: ("reference", "kernels", "plain", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "lora", "boards", "ports", "flags", "project",
         "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
     3: ("console", "checkpoints", "huggingface", "gguf_file", "gptq", "mixed", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host", "tokenizer_json", "vocabulary",
         "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
     4: ("render", "quantize", "evaluate", "layer_errors", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
         "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),
-    5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8", "cases", "stream", "microtvm.tir_linear"),
+    5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8", "prune", "distill", "cases", "stream", "microtvm.tir_linear"),
     6: ("emulate.cortex_m", "emulate.riscv", "emulate.qemu_machine", "sources", "microtvm.tir"),
     7: ("emulate.machines", "layout", "microtvm.emit_worker"),
     8: ("ladder", "bench", "gemv", "tflm.layout", "microtvm.emitter"),
@@ -76,8 +76,8 @@ DOORS = {
     "intelhex": {"toolchain"},
     "gguf": {"gguf_file"},
     "matplotlib": {"sweep_plot"},
-    "safetensors": {"quantized_file", "huggingface"},
-    "torch": {"models.training", "models.home.train", "models.tales.train"},
+    "safetensors": {"quantized_file", "huggingface", "lora"},
+    "torch": {"distill", "models.training", "models.home.train", "models.tales.train"},
 }
 ANYWHERE = {"numpy", *sys.stdlib_module_names} - set(DOORS)
 WRITERS = {"project", "cache", "toolchain", "emulate.host", "emulate.host_console", "emulate.profile_hook",
