@@ -10,7 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verif
 from mcugen.project import write_file
 from mcugen.prune import parse_budget
 from mcugen.quantized_file import save_quantized
-from mcugen.recipes import MIXED, RECIPES, Recipe, recipe_named, with_budget
+from mcugen.recipes import MIXED, RECIPES, VALUES, W8, Recipe, recipe_named, with_budget
 from mcugen.resources import bundled_models
 from mcugen.sampler import make_sampler
 from mcugen.sheet import Sheet
@@ -133,6 +133,11 @@ _budget = click.option(
     metavar="AMOUNT",
     help="What a mixed recipe may cost: 5bits per weight, 200KB of flash, 2% perplexity.",
 )
+_values = click.option(
+    "--values",
+    type=click.Choice(list(VALUES)),
+    help="Cached values; int4 saves RAM, and costs instructions and quality.  [default: int8]",
+)
 _lora = click.option("--lora", type=_PATH, metavar="DIR", help="A LoRA adapter (PEFT) to merge into MODEL.")
 _prune = click.option(
     "--prune",
@@ -196,6 +201,7 @@ class _Choice:
     fc: str = "custom"
     lora: Path | None = None
     prune: str | None = None
+    values: str | None = None
 
 
 def _choose(command: _Command) -> _Command:
@@ -209,12 +215,10 @@ def _choose(command: _Command) -> _Command:
     return run
 
 
-_named = _options(_model, _tokenizer, _lora, _prune, _calibrate, _vocab_from, _recipe, _budget, _fc, _choose)
+_integers = _options(_model, _tokenizer, _lora, _prune, _calibrate, _vocab_from, _recipe, _budget, _values)
+_named = _options(_integers, _fc, _choose)
 _targeted = _options(_target, _fc)
-_laid_out = _options(
-    _model, _tokenizer, _lora, _prune, _calibrate, _vocab_from, _recipe, _budget, _board, _context, _prefill, _sinks,
-    _choose,
-)  # fmt: skip
+_laid_out = _options(_integers, _board, _context, _prefill, _sinks, _choose)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -246,10 +250,11 @@ def _quantize(choice: _Choice, progress: sources.Progress) -> tuple[Source, Quan
 
 
 def _recipe_of(choice: _Choice) -> Recipe | None:
-    """What --recipe and --budget name; a budget alone is for the mixed recipe."""
+    """What --recipe, --budget and --values name; a budget alone is for the mixed recipe."""
+    recipe = None if choice.recipe is None else recipe_named(choice.recipe)
     if choice.budget is not None:
-        return with_budget(recipe_named(choice.recipe or MIXED.name), choice.budget)
-    return None if choice.recipe is None else recipe_named(choice.recipe)
+        recipe = with_budget(recipe or MIXED, choice.budget)
+    return recipe if choice.values is None else replace(recipe or W8, value_bits=VALUES[choice.values])
 
 
 def _command(choice: _Choice, board: Board) -> str:
@@ -271,6 +276,7 @@ def _command(choice: _Choice, board: Board) -> str:
     if choice.recipe:
         words += ["--recipe", Path(choice.recipe).name if choice.recipe.endswith(".toml") else choice.recipe]
     words += ["--budget", choice.budget] if choice.budget else []
+    words += ["--values", choice.values] if choice.values else []
     words += ["--board", Path(choice.board).name if choice.board.endswith(".toml") else board.name]
     words += ["--context", str(choice.context)] if choice.context is not None else []
     words += ["--prefill", str(choice.prefill)] if choice.prefill != 1 else []
@@ -696,7 +702,7 @@ def quantize(
 
 
 @mcugen.command(name="eval", epilog=_EPILOG, short_help="Measure what the integers cost against float.")
-@_options(_model, _tokenizer, _calibrate, _vocab_from, _recipe, _budget, _fc, _host_board, _context, _choose, _json)
+@_options(_integers, _fc, _host_board, _context, _choose, _json)
 @click.option("--text", type=_PATH, metavar="FILE", help="What to predict; paragraphs outside ASCII are dropped.")
 @click.option(
     "--tokens", type=_AT_LEAST_1, default=20_000, show_default=True, metavar="N", help="How many of its tokens."

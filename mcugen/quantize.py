@@ -471,6 +471,7 @@ def quantize(
         rope_step=_rope_step(replace(config, layer_windows=())),
         local_rope_step=_rope_step(config, windows.index(True)) if config.has_local_rope else None,
         max_position=max_position,
+        value_bits=recipe.value_bits,
         sha256=model.sha256,
         recipe=f"{recipe.describe()}, calibrated on {seen.description}",
     )

@@ -35,6 +35,7 @@ INT8, INT4, INT4_COARSE = Precision(8), Precision(4, 32), Precision(4, 64)
 GROUPS = (0, 32, 64)
 ROUNDINGS = ("nearest", "gptq")
 BUDGETS = ("bits", "flash_bytes", "perplexity")
+VALUES = {"int8": 8, "int4": 4}  # bits of cached values
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Recipe:
 
     default: their precision. rounding: of ROUNDINGS (mcugen.rounding). overrides: (pattern of labels, precision), of
     those that match the last counts. budget: precisions that no override states are chosen within it (mcugen.mixed),
-    and default does not count.
+    and default does not count. value_bits: of cached values, 8 or 4.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Recipe:
     rounding: str = "nearest"
     overrides: tuple[tuple[str, Precision], ...] = ()
     budget: Budget | None = None
+    value_bits: int = 8
 
     def stated(self, label: str) -> Precision | None:
         """What the overrides state for the matrix with this label, "layers.0.wq"."""
@@ -94,9 +96,10 @@ class Recipe:
 
     def describe(self) -> str:
         """All of it but its name, for provenance: QuantizedModel.recipe begins with it."""
-        words = [f"w{self.default.bits}a8kv8"]
+        cache = "kv8" if self.value_bits == 8 else f"k8v{self.value_bits}"
+        words = [f"w{self.default.bits}a8{cache}"]
         if self.budget:
-            words = [f"w4-8a8kv8 within {self.budget}"]
+            words = [f"w4-8a8{cache} within {self.budget}"]
         elif self.default not in (INT8, INT4):
             words.append(str(self.default))
         words += [self.rounding] if self.rounding != "nearest" else []
@@ -162,7 +165,7 @@ def read_recipe(path: Path) -> Recipe:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _wrong(path, f"it is not TOML: {error}", "correct that line") from error
-    _only(path, "", table, ("weights", "budget"))
+    _only(path, "", table, ("weights", "budget", "cache"))
     weights = _table(path, "weights", table.get("weights", {}))
     _only(path, "weights.", weights, ("default", "group", "rounding", "override"))
     group = _one_of(path, "weights.group", weights.get("group", 32), GROUPS)
@@ -173,6 +176,9 @@ def read_recipe(path: Path) -> Recipe:
             "weights.default and a budget exclude each other" if budget else "weights.default is missing",
             'state default = "int8" or "int4" under [weights], or one line under [budget]',
         )
+    cache = _table(path, "cache", table.get("cache", {}))
+    _only(path, "cache.", cache, ("values",))
+    values = _one_of(path, "cache.values", cache.get("values", "int8"), tuple(VALUES))
     overrides = _table(path, "weights.override", weights.get("override", {}))
     return Recipe(
         path.stem,
@@ -180,6 +186,7 @@ def read_recipe(path: Path) -> Recipe:
         _one_of(path, "weights.rounding", weights.get("rounding", "gptq"), ROUNDINGS),
         tuple((name, _precision(path, f"weights.override.{name}", v, group)) for name, v in overrides.items()),
         budget,
+        VALUES[values],
     )
 
 
