@@ -16,7 +16,15 @@ from pairs import byte_level, code_points, theirs, trained, with_bos
 
 from mcugen.errors import InputError
 from mcugen.ir import NO_MERGE, Tokenizer
-from mcugen.tokenizer import byte_alphabet, decode, encode, piece_text, tokenizer_from_parts, tokenizer_tables
+from mcugen.tokenizer import (
+    byte_alphabet,
+    check_tokenizer,
+    decode,
+    encode,
+    piece_text,
+    tokenizer_from_parts,
+    tokenizer_tables,
+)
 from mcugen.tokenizer_json import read_tokenizer_json
 
 DAMAGED = "the file is damaged, or not a tokenizer.json: copy or download it again"
@@ -229,6 +237,7 @@ def test_any_entry_is_read_or_refused(base: Any, path: str, value: object) -> No
         made = read_tokenizer_json(changed(base(), path, value), "t.json")
     except InputError:
         return
+    check_tokenizer(made, "")  # what is read here is read again from a quantised file
     assert encode(made, "the then é\n") and tokenizer_tables(made).nbytes > 0
 
 
