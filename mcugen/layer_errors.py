@@ -62,31 +62,58 @@ class _Point:
     rotated: bool = False
 
 
-# By the last word of an op's label (mcugen.lower). Residuals are met in the order they are tapped.
-_POINTS = {
-    "embedding": _Point("residual"),
-    "att_norm": _Point("att_norm"),
-    "att_block": _Point("att_norm"),
-    "att_block_v": _Point("att_norm"),
-    "wq": _Point("query", "channel"),
-    "query": _Point("query", "channel", rotated=True),
-    "wk": _Point("key", "channel"),
-    "keys": _Point("key", "zero", rotated=True),
-    "wv": _Point("value", "channel"),
-    "attention": _Point("attention", "channel"),
-    "out_block": _Point("attention", "channel"),
-    "wo": _Point("residual"),
-    "ffn_norm": _Point("ffn_norm"),
-    "ffn_block": _Point("ffn_norm"),
-    "w1": _Point("gate"),
-    "w3": _Point("up", "channel"),
-    "swiglu": _Point("swiglu", "channel"),
-    "hidden_block": _Point("swiglu", "channel"),
-    "w2": _Point("residual"),
-    "final_norm": _Point("final_norm"),
-    "final_block": _Point("final_norm"),
-    "logits": _Point("logits"),
-}
+# The residual is tapped as it enters the first layer, behind each attention and behind each feed-forward.
+_ENTERED, _ATTENDED, _FED = "residual 0", "residual 1", "residual 2"
+
+
+def _points(config: Config) -> dict[str, _Point]:
+    """Points by an op's label in its layer (mcugen.lower). Where a bias is still missing, channels have offsets."""
+    query, key = ("query_raw", "key_raw") if config.qk_norm else ("query", "key")
+    attended, fed = ("post_att_raw", "post_ffn_raw") if config.post_norms else (_ATTENDED, _FED)
+    without = "zero" if config.attention_bias else "channel"
+    points = {
+        "embedding": _Point(_ENTERED),
+        "att_norm": _Point("att_norm"),
+        "att_block": _Point("att_norm"),
+        "att_block_v": _Point("att_norm"),
+        "wq": _Point(query, without),
+        "query_bias": _Point(query, "channel"),
+        "query_norm": _Point("query", "channel"),
+        "query": _Point("query", "channel", rotated=True),
+        "wk": _Point(key, without),
+        "key_bias": _Point(key, "channel"),
+        "key_norm": _Point("key", "channel"),
+        "keys": _Point("key", "zero", rotated=True),
+        "wv": _Point("value", "channel"),
+        "attention": _Point("attention", "channel"),
+        "out_block": _Point("attention", "channel"),
+        "wo": _Point(attended, "zero" if config.attention_bias else "tensor"),
+        "out_bias": _Point(attended),
+        "att_sum": _Point(_ATTENDED),
+        "ffn_norm": _Point("ffn_norm"),
+        "ffn_block": _Point("ffn_norm"),
+        "router": _Point("router"),
+        f"rank{config.experts_per_token - 1}.w2": _Point(fed),
+        "ffn_sum": _Point(_FED),
+        "final_norm": _Point("final_norm"),
+        "final_block": _Point("final_norm"),
+        "logits": _Point("logits"),
+    }
+    if config.n_experts:  # each of which sees some tokens only
+        return points
+    gates = ("swiglu", "geglu", "geglu_tanh", "reglu", "relu2glu", "hidden_block")
+    return (
+        points
+        | dict.fromkeys(gates, _Point("swiglu", "channel"))
+        | {
+            "w1": _Point("gate", "zero" if config.mlp_bias else "tensor"),
+            "gate_bias": _Point("gate"),
+            "w3": _Point("up", "zero" if config.mlp_bias else "channel"),
+            "up_bias": _Point("up", "channel"),
+            "w2": _Point(fed, "zero" if config.mlp_bias else "tensor"),
+            "down_bias": _Point(fed),
+        }
+    )
 
 
 class LayerErrors:
@@ -100,7 +127,8 @@ class LayerErrors:
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
-        self._sums = {index: _Sums() for index, op in enumerate(graph.ops) if _point(op, graph.model.config)}
+        self._points = _points(graph.model.config)
+        self._sums = {index: _Sums() for index, op in enumerate(graph.ops) if _place(op)[1] in self._points}
         self.begin()
 
     def begin(self) -> None:
@@ -121,23 +149,24 @@ class LayerErrors:
         start = self._fed[op]
         self._fed[op] += len(x)
         layer, kind = _place(self._graph.ops[op])
-        y = self._counterpart(layer or 0, kind)[start : start + len(x)]
-        if _POINTS[kind].rotated:  # to where the integers stand: their positions are turned back (D4)
+        point = self._points[kind]
+        y = self._counterpart(layer or 0, point.tap)[start : start + len(x)]
+        if point.rotated:  # to where the integers stand: their positions are turned back (D4)
             angles = rope_angles(self._graph.model.config, position + np.arange(len(x)), layer or 0)
             y = rope(y, angles)
         self._sums[op].add(x, y.reshape(len(x), -1))
 
-    def _counterpart(self, layer: int, kind: str) -> Floats:
-        if _POINTS[kind].tap != "residual":
-            return self._taps[_POINTS[kind].tap, layer]
-        return self._residuals[{"embedding": 0, "wo": 1 + 2 * layer, "w2": 2 + 2 * layer}[kind]]
+    def _counterpart(self, layer: int, tap: str) -> Floats:
+        if tap.startswith("residual "):
+            return self._residuals[2 * layer + int(tap[-1])]
+        return self._taps[tap, layer]
 
     def errors(self) -> tuple[OpError, ...]:
         found = []
         for index, sums in self._sums.items():
             op = self._graph.ops[index]
             layer, kind = _place(op)
-            found.append(OpError(layer, kind, op.kernel, sums.tokens, _error(sums, _POINTS[kind].unit)))
+            found.append(OpError(layer, kind, op.kernel, sums.tokens, _error(sums, self._points[kind].unit)))
         return tuple(found)
 
 
@@ -146,14 +175,6 @@ def _place(op: Op) -> tuple[int | None, str]:
     found = re.fullmatch(r"(?:layers\.(\d+)\.)?(.+)", op.label)
     assert found is not None
     return (int(found[1]) if found[1] else None), found[2]
-
-
-def _point(op: Op, config: Config) -> _Point | None:
-    """Where the float model has an op's output; None where it has none, or where experts see some tokens only."""
-    _, kind = _place(op)
-    if config.n_experts and kind in ("w1", "w3", "swiglu", "hidden_block"):
-        return None
-    return _POINTS.get(kind)
 
 
 def _values(outputs: tuple[IntArray, ...]) -> Floats:

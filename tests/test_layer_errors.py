@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
-from zoo import SHAPES, model_of, quantized, random_tokens
+from zoo import SHAPES, architectures, model_of, quantized, random_tokens
 
 from mcugen.evaluate import evaluate, float_side
-from mcugen.ir import Graph, Linear, QuantizedModel
+from mcugen.ir import Config, Graph, Linear, QuantizedModel
 from mcugen.layer_errors import LayerErrors, OpError
 from mcugen.lower import lower
 from mcugen.reference import FloatDecoder
@@ -35,6 +36,21 @@ def test_every_op_is_met_in_float() -> None:
         assert e.tokens == 150
         assert 0.001 < e.error < 0.12, label
         assert e.snr_db == pytest.approx(-20 * np.log10(e.error))
+
+
+@architectures()
+def test_every_op_of_a_relative_is_met_in_float(config: Config) -> None:
+    """But what experts make of some tokens only, and a post norm's output before it is added."""
+    graph = lower(quantized(config), config.seq_len)
+    tokens = random_tokens(config, 150, seed=5)
+    found = errors(graph, tokens=tokens)
+    alone = re.compile(r"choice|rank0.w[123]|rank\d.(w[13]|swiglu|geglu|scaled|hidden_block)|\w+_post_norm")
+    last = f"rank{config.experts_per_token - 1}.w2"
+    expected = [op.label for op in graph.ops if op.label.endswith(last) or not alone.search(op.label)]
+    assert list(found) == expected
+    for label, e in found.items():
+        assert e.tokens == 150
+        assert 0.0005 < e.error < 0.2, label
 
 
 def test_an_error_is_what_least_squares_leave() -> None:
