@@ -34,10 +34,12 @@ from mcugen.project import write_file
 from mcugen.quantized_file import save_quantized
 from mcugen.sampler import make_sampler
 from mcugen.sheet import Sheet
-from mcugen.sources import Source, open_source, quantize_source
+from mcugen.sources import Source, open_source, quantize_source, trim_source
 from mcugen.tflm.layout import TflmLayout, lay_out_tflm
 from mcugen.tflm.report import tflm_sheets
 from mcugen.tflm.target import build_tflm_folder, custom_twin, tflm_facts, verify_tflm
+from mcugen.tokenizer import MAX_VOCAB
+from mcugen.tokenizer_json import MAX_TOKENS
 
 
 class _Group(click.Group):
@@ -110,6 +112,9 @@ _context = click.option("--context", type=int, metavar="N", help="Tokens remembe
 _calibrate = click.option(
     "--calibrate", type=_PATH, metavar="TEXT", help="Text to calibrate on.  [default: own samples]"
 )
+_vocab_from = click.option(
+    "--vocab-from", type=_PATH, metavar="TEXT", help="Keep only the tokens that a text needs.  [default: all]"
+)
 _weights = click.option(
     "--weights",
     type=click.Choice(["int8", "int4"]),
@@ -154,6 +159,7 @@ class _Choice:
     tokenizer: Path | None
     calibrate: Path | None
     weights: str | None
+    vocab_from: Path | None = None
     board: str = "host"
     context: int | None = None
     prefill: int = 1
@@ -172,9 +178,9 @@ def _choose(command: _Command) -> _Command:
     return run
 
 
-_named = _options(_model, _tokenizer, _calibrate, _weights, _fc, _choose)
+_named = _options(_model, _tokenizer, _calibrate, _vocab_from, _weights, _fc, _choose)
 _targeted = _options(_target, _fc)
-_laid_out = _options(_model, _tokenizer, _calibrate, _weights, _board, _context, _prefill, _choose)
+_laid_out = _options(_model, _tokenizer, _calibrate, _vocab_from, _weights, _board, _context, _prefill, _choose)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -190,7 +196,11 @@ def mcugen() -> None:
 
 
 def _quantize(choice: _Choice, progress: sources.Progress) -> tuple[Source, QuantizedModel]:
-    source = open_source(choice.model, choice.tokenizer)
+    trimmed = choice.vocab_from is not None
+    source = open_source(choice.model, choice.tokenizer, MAX_TOKENS if trimmed else MAX_VOCAB)
+    if choice.vocab_from is not None:
+        source, line = trim_source(source, choice.vocab_from)
+        click.echo(line, err=True)
     bits = None if choice.weights is None else int(choice.weights.removeprefix("int"))
     return source, quantize_source(source, choice.calibrate, progress, bits, choice.fc)
 
@@ -202,7 +212,12 @@ def _command(choice: _Choice, board: Board) -> str:
     and with file names only, so that they name no machine.
     """
     words = ["mcugen", "build", *([choice.model.resolve().name] if choice.model else [])]
-    for option, path in (("--tokenizer", choice.tokenizer), ("--calibrate", choice.calibrate)):
+    files = (
+        ("--tokenizer", choice.tokenizer),
+        ("--calibrate", choice.calibrate),
+        ("--vocab-from", choice.vocab_from),
+    )
+    for option, path in files:
         words += [option, path.name] if path else []
     words += ["--weights", choice.weights] if choice.weights else []
     words += ["--board", Path(choice.board).name if choice.board.endswith(".toml") else board.name]

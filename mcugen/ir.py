@@ -129,7 +129,7 @@ CONFIG_LIMITS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokenizer:
-    """A BPE vocabulary with integer merge ranks: of pieces, as llama2.c has them, or of pairs (merges), as Hugging Face.
+    """A BPE vocabulary with integer merge ranks: of pieces, as llama2.c has them, or of pairs (merges) as elsewhere.
 
     pieces: the bytes of each token id; byte tokens read b"<0x0A>".
     ranks: int32[vocab]; of two neighbours whose concatenation is a piece, the pair whose piece has the
@@ -149,7 +149,8 @@ class Tokenizer:
     byte_level: a symbol is a byte, each of which is there; else a code point, and U+2581 is a space.
     split: where a text is cut into words, which never merge: a name of mcugen.split.SPLITS; "space" for before each
         space; "" for nowhere.
-    whole_words: a word that is one of symbols, which then holds longer pieces too, becomes that token; byte_level only.
+    whole_words: a word that is one of symbols, which then holds longer pieces too, becomes that token; byte_level
+        only.
     fuse_unk: unknown neighbours in a word become one unk.
     """
 

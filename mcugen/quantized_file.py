@@ -166,7 +166,9 @@ def save_quantized(model: QuantizedModel, tokenizer: Tokenizer | None = None) ->
     }
     if tokenizer is not None:
         tensors |= _tokenizer_tensors(tokenizer)
-        header["tokenizer"] = {name: getattr(tokenizer, name) for name in (*_TOKENIZER_FLAGS, *_PAIR_FLAGS)}
+        pairs = {name: getattr(tokenizer, name) for name in _PAIR_FLAGS}
+        flags = {name: getattr(tokenizer, name) for name in _TOKENIZER_FLAGS}
+        header["tokenizer"] = flags if pairs == _PAIR_FLAGS else {**flags, **pairs}
     stored = {name: np.ascontiguousarray(array, array.dtype.newbyteorder("<")) for name, array in tensors.items()}
     header["digest"] = _digest(header, stored)
     return _safetensors({KEY: _to_json(header)}, stored)
@@ -267,7 +269,7 @@ class _Reader:
         layout = _model_layout(config, integers)
         flags = self._header["tokenizer"]
         if flags is not None:
-            layout |= self._tokenizer_layout(config)
+            layout |= self._tokenizer_layout(config) | (self._pairs_layout(config) if self._has_pairs(flags) else {})
         self._check_tensors(layout)
         self._check_products(integers)
         return self._model(config, integers), None if flags is None else self._tokenizer(config, flags)
@@ -490,13 +492,16 @@ class _Reader:
             "tokenizer.pieces": _Tensor("U8", (size,), 0, 255),
             "tokenizer.offsets": _Tensor("I32", (config.vocab_size + 1,), 0, size),
             "tokenizer.ranks": _Tensor("I32", (config.vocab_size,), 0, NO_MERGE),
-            **self._pairs_layout(config),
         }
+
+    def _has_pairs(self, flags: object) -> bool:
+        """Whether a tokenizer says what version 4 has more; where all of it is off, it says nothing."""
+        return self._header["version"] > 3 and isinstance(flags, dict) and not _PAIR_FLAGS.keys().isdisjoint(flags)
 
     def _pairs_layout(self, config: Config) -> dict[str, _Tensor]:
         """Any number of merges, each of three tokens, and of symbols; both or neither."""
         merges, symbols = (self._tensors.get(f"tokenizer.{name}") for name in ("merges", "symbols"))
-        if self._header["version"] < 4 or (merges is None and symbols is None):
+        if merges is None and symbols is None:
             return {}
         sizes = [0 if array is None else array.shape[0] if array.ndim else 0 for array in (merges, symbols)]
         return {
@@ -506,11 +511,11 @@ class _Reader:
 
     def _tokenizer(self, config: Config, found: object) -> Tokenizer:
         flags = self._mapping("tokenizer", found)
-        names = _TOKENIZER_FLAGS if self._header["version"] < 4 else (*_TOKENIZER_FLAGS, *_PAIR_FLAGS)
+        has_pairs = self._has_pairs(flags)
+        names = (*_TOKENIZER_FLAGS, *(_PAIR_FLAGS if has_pairs else ()))
         self._check_names("tokenizer setting", flags, dict.fromkeys(names))
-        low = 0 if self._header["version"] < 4 else -1
-        ids = {name: self._integer(name, flags[name], 0, config.vocab_size - 1) for name in ("bos", "eos")}
-        ids["unk"] = self._integer("unk", flags["unk"], low, config.vocab_size - 1)
+        lows = {"unk": -1 if has_pairs else 0, "bos": 0, "eos": 0}
+        unk, bos, eos = (self._integer(n, flags[n], low, config.vocab_size - 1) for n, low in lows.items())
         pieces = self._pieces()
         first = flags["first_byte"]
         if first is not None:
@@ -524,12 +529,14 @@ class _Reader:
         tokenizer = Tokenizer(
             pieces=pieces,
             ranks=_read_only(self._tensors["tokenizer.ranks"]),
+            unk=unk,
+            bos=bos,
+            eos=eos,
             first_byte=first,
             lowercase=self._flag("lowercase", flags["lowercase"]),
             prompt_suffix=self._text("prompt_suffix", flags["prompt_suffix"], _is_text, "a text"),
-            **ids,
         )
-        return tokenizer if self._header["version"] < 4 else self._with_pairs(tokenizer, config, flags)
+        return self._with_pairs(tokenizer, config, flags) if has_pairs else tokenizer
 
     def _with_pairs(self, tokenizer: Tokenizer, config: Config, flags: Mapping[str, Any]) -> Tokenizer:
         """What version 4 has more; check_tokenizer then ties the entries."""
@@ -568,7 +575,10 @@ class _Reader:
 
 
 _TOKENIZER_FLAGS = ("unk", "bos", "eos", "first_byte", "lowercase", "prompt_suffix")
-_PAIR_FLAGS = ("prefix", "specials", "byte_level", "split", "whole_words", "fuse_unk")  # since version 4
+# since version 4, and left out where all of them are off
+_PAIR_FLAGS = {
+    "prefix": "always", "specials": (), "byte_level": False, "split": "", "whole_words": False, "fuse_unk": False,
+}  # fmt: skip
 _HEADER_NAMES = dict.fromkeys(
     ("format", "version", "name", "config", "integers", "sha256", "recipe", "tokenizer", "digest")
 )

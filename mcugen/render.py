@@ -29,6 +29,7 @@ from mcugen.rendering import (
     model_variables,
     offset_lines,
     op_comment,
+    runtime_files,
     runtime_sources,
 )
 from mcugen.resources import data_dir
@@ -165,12 +166,13 @@ def render_c(
     application = () if observed else ("main.c", "app/console.c")
     firmware = data_dir("firmware")
     copied = (op_done, *(() if observed else APPLICATION))
-    files = kernel_files(graph, tokenizer) | {path: (firmware / path).read_bytes() for path in copied}
+    files = kernel_files(graph) | runtime_files(tokenizer) | {path: (firmware / path).read_bytes() for path in copied}
     port_sources = () if observed else port.sources
     files |= {path: content for path, content in port.files.items() if path in port_sources or path.endswith(".h")}
 
     model_files = [f"{prefix}.c", f"{prefix}_weights.c", f"{prefix}_vocabulary.c"]
-    sources = (*port_sources, *application, *model_files, *kernel_sources(graph), *runtime_sources(tokenizer), op_done)
+    runtime = runtime_sources(tokenizer)
+    sources = (*port_sources, *application, *model_files, *kernel_sources(graph), *runtime, op_done)
     on_host = board.core == "host"
     variables = {
         **model_variables(graph, board, tokenizer, suffix, provenance, max_tokens),

@@ -181,11 +181,18 @@ def kernel_sources(graph: Graph) -> list[str]:
     return sorted({source for op in ops for source in op.variant.sources} | {"kernels/tables.c"})
 
 
-def kernel_files(graph: Graph, tokenizer: Tokenizer) -> dict[str, bytes]:
-    """A graph's kernels and the runtime around a model, with their headers, as they are in firmware/."""
-    headers = (*KERNEL_HEADERS, *family_named(graph.family).headers, *runtime_headers(tokenizer))
-    sources = (*kernel_sources(graph), *runtime_sources(tokenizer))
-    return {path: (data_dir("firmware") / path).read_bytes() for path in (*sources, *headers)}
+def kernel_files(graph: Graph) -> dict[str, bytes]:
+    """A graph's kernels, and the headers of these and of the runtime, as they are in firmware/."""
+    headers = (*KERNEL_HEADERS, *family_named(graph.family).headers, *RUNTIME_HEADERS)
+    firmware = data_dir("firmware")
+    return {path: (firmware / path).read_bytes() for path in (*kernel_sources(graph), *headers)}
+
+
+def runtime_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """The runtime around a model, with the headers of its tokenizer, as they are in firmware/."""
+    firmware = data_dir("firmware")
+    paths = (*runtime_sources(tokenizer), *runtime_headers(tokenizer))
+    return {path: (firmware / path).read_bytes() for path in paths}
 
 
 def kernel_headers(graph: Graph) -> list[str]:

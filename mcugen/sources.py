@@ -22,8 +22,9 @@ from mcugen.ir import Model, QuantizedModel, Tokenizer
 from mcugen.quantize import quantize, self_calibration, text_calibration
 from mcugen.quantized_file import load_quantized, save_quantized
 from mcugen.resources import models_dir
-from mcugen.tokenizer import encode, read_tokenizer
+from mcugen.tokenizer import MAX_VOCAB, encode, read_tokenizer, tokenizer_tables
 from mcugen.tokenizer_json import read_tokenizer_json
+from mcugen.vocabulary import trim_model, trim_quantized, trim_vocabulary
 
 DEFAULT_MODEL = "home"
 
@@ -44,8 +45,10 @@ class Source:
     tokenizer: Tokenizer
 
 
-def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
+def open_source(path: Path | None, tokenizer_path: Path | None, max_vocab: int = MAX_VOCAB) -> Source:
     """Read a model with its vocabulary, or the default model (None). Its content says what it is.
+
+    max_vocab: tokens at most, of a folder or a GGUF file; trim_source takes more than the firmware holds.
 
     A Hugging Face folder, a GGUF file and a quantised model have a vocabulary of their own, which tokenizer_path
     replaces; a llama2.c checkpoint has none. Raises InputError and UsageError.
@@ -54,7 +57,7 @@ def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
         model, tokenizer = read_model_folder(models_dir() / DEFAULT_MODEL)
         return Source(model.name, model, None, tokenizer)
     if path.is_dir():
-        model = read_huggingface(path)
+        model = read_huggingface(path, max_vocab)
         ends = special_ids(path, model.config.vocab_size)
         file = tokenizer_path or tokenizer_file(path)
         return Source(model.name, model, None, _tokenizer(file, model.config.vocab_size, *ends))
@@ -67,7 +70,7 @@ def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
         return Source(quantized.name, None, quantized, vocabulary)
     _refuse_pickle(path, start)
     in_gguf = start.startswith(GGUF_MAGIC)
-    model = read_gguf(path) if in_gguf else read_checkpoint(path)
+    model = read_gguf(path, max_vocab) if in_gguf else read_checkpoint(path)
     if tokenizer_path is not None:
         return Source(model.name, model, None, _tokenizer(tokenizer_path, model.config.vocab_size))
     if not in_gguf:
@@ -118,6 +121,25 @@ def _tokenizer(path: Path, vocab_size: int, bos: int | None = None, eos: int | N
             hint="give the path of the tokenizer that belongs to the model",
         ) from error
     return read_tokenizer_json(content, where, vocab_size=vocab_size, bos=bos, eos=eos)
+
+
+def trim_source(source: Source, text: Path) -> tuple[Source, str]:
+    """The source with the tokens that a text needs, and a line that says what that saves. Raises InputError."""
+    found = trim_vocabulary(source.tokenizer, read_text(text))
+    model = None if source.model is None else trim_model(source.model, found.kept)
+    quantized = None if source.quantized is None else trim_quantized(source.quantized, found.kept)
+    kept, dropped = len(found.kept), found.before - len(found.kept)
+    whole = source.model or source.quantized
+    assert whole is not None
+    row = whole.config.dim + 2  # codes and multiplier
+    saved = dropped * (row + 2 if whole.config.shared_classifier else 2 * row)
+    if found.before <= MAX_VOCAB:
+        saved += tokenizer_tables(source.tokenizer).nbytes - tokenizer_tables(found.tokenizer).nbytes
+    line = (
+        f"vocabulary: {kept:,} of {found.before:,} tokens kept; the text has {found.length:,} tokens, "
+        f"{found.used:,} different ones ({100 * found.used / found.before:.1f} %); about {saved:,} B of flash saved"
+    )
+    return Source(source.name, model, quantized, found.tokenizer), line
 
 
 def _no_tokenizer(path: Path) -> UsageError:

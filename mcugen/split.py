@@ -1,7 +1,7 @@
 """Where byte-level vocabularies cut a text into words before anything merges: their regular expressions, by hand.
 
-Each pattern is a choice among the same few alternatives, so that one function serves all. Patterns: GPT-2's encoder.py
-and the pre_tokenizer of tokenizer.json of Llama 3, Qwen2 and SmolLM. Twin: firmware/runtime/split.c.
+Each pattern is a choice among the same few alternatives, so that one function serves all. Patterns: GPT-2's
+encoder.py and the pre_tokenizer of tokenizer.json of Llama 3, Qwen2 and SmolLM. Twin: firmware/runtime/split.c.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _NEWLINES = (ord("\n"), ord("\r"))
 class Split:
     """What sets one pattern apart from another.
 
-    modern: as GPT-4's and later ones: contractions in any case; before letters any one character that is neither letter
-    nor number nor newline, not only a space; newlines stay with the signs or the white space before them.
+    modern: as GPT-4's and later ones: contractions in any case; before letters any one character that is neither
+    letter nor number nor newline, not only a space; newlines stay with the signs or the white space before them.
     digits: the most numbers in a word, 0 for any. number_space: a word of numbers may begin with a space.
     numbers_apart: numbers are cut out first, so that a text ends in front of each as far as white space can tell.
     """
@@ -60,6 +60,10 @@ class KindTables:
     kinds: NDArray[np.uint8]
     planes: NDArray[np.uint16]
 
+    @property
+    def nbytes(self) -> int:
+        return self.starts.nbytes + self.kinds.nbytes + self.planes.nbytes
+
 
 @cache
 def _runs() -> tuple[list[int], list[int]]:
@@ -70,13 +74,13 @@ def _runs() -> tuple[list[int], list[int]]:
             first, _, last = word.partition("-")
             ranges.append((int(first, 16), int(last or first, 16), kind))
     starts, kinds = [0], [OTHER]
-    for first, last, kind in sorted(ranges):
-        if starts[-1] == first:
-            kinds[-1] = kind
+    for start, last_of_kind, of_kind in sorted(ranges):
+        if starts[-1] == start:
+            kinds[-1] = of_kind
         else:
-            starts.append(first)
-            kinds.append(kind)
-        starts.append(last + 1)
+            starts.append(start)
+            kinds.append(of_kind)
+        starts.append(last_of_kind + 1)
         kinds.append(OTHER)
     return starts, kinds
 
@@ -89,7 +93,7 @@ def kind_of(code: int) -> int:
 
 @cache
 def kind_tables() -> KindTables:
-    starts, kinds = _runs()
+    starts, _ = _runs()
     last_plane = starts[-1] >> 16
     cut = sorted({*starts, *(plane << 16 for plane in range(last_plane + 1))})
     planes = [bisect_right(cut, (plane << 16) - 1) for plane in range(last_plane + 2)]

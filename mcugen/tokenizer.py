@@ -72,9 +72,11 @@ def read_tokenizer(path: Path, vocab_size: int, *, lowercase: bool = False, prom
 def write_tokenizer(tokenizer: Tokenizer) -> bytes:
     """Return the content of a tokenizer.bin that reads back with the same pieces and order of merges.
 
+    The tokenizer has ranks of pieces: llama2.c's files have no merges.
     A rank r becomes the score -r (exact in float32 below 2**24), NO_MERGE a score at which run.c never
     merges. `lowercase`, `prompt_suffix` and other ids than llama2.c's for the specials have no place there.
     """
+    assert tokenizer.merges is None
     parts = [struct.pack("<i", max(len(piece) for piece in tokenizer.pieces))]
     for piece, rank in zip(tokenizer.pieces, _dense(tokenizer.ranks).tolist(), strict=True):
         score = NEVER_MERGES_SCORE if rank == NO_MERGE else -float(rank)
@@ -158,7 +160,7 @@ def _ranks_from_scores(
     merges[:SPECIAL_TOKENS] = False
     if first_byte is not None:
         merges[first_byte : first_byte + 256] = False
-    merges &= np.array([len(_code_points(piece)) > 1 for piece in pieces])
+    merges &= np.array([len(code_points(piece)) > 1 for piece in pieces])
     ranks = np.full(len(pieces), NO_MERGE, np.int32)
     ranks[merges] = np.unique(-scores[merges], return_inverse=True)[1]
     ranks.setflags(write=False)
@@ -220,7 +222,9 @@ def tokenizer_from_parts(
         )
     if pre not in _PRE:
         raise InputError(
-            f"the pattern {pre!r} is not supported", where=f"{where}, pre", hint=f"supported: {', '.join(sorted(_PRE))}"
+            f"the pattern {pre!r} is not supported",
+            where=f"{where}, pre",
+            hint=f"supported: {', '.join(sorted(_PRE))}",
         )
     pairs = [split_merge(text, f"{where}, merges[{i}]") for i, text in enumerate(merges or ())]
     plain = {token for token, kind in enumerate(types) if kind == _NORMAL}
@@ -270,7 +274,7 @@ def _scored_tokenizer(
     values = np.array(scores, np.float64)
     if np.isnan(values).any():
         raise InputError("the score of a token is NaN", where=f"{where}, scores", hint=_DAMAGED)
-    merges = np.array([kind == _NORMAL and len(_code_points(p)) > 1 for kind, p in zip(types, pieces, strict=True)])
+    merges = np.array([kind == _NORMAL and len(code_points(p)) > 1 for kind, p in zip(types, pieces, strict=True)])
     if first_byte is not None:
         merges[first_byte : first_byte + 256] = False
     ranks = np.full(len(pieces), NO_MERGE, np.int32)
@@ -293,9 +297,7 @@ def split_merge(text: str, where: str) -> tuple[str, str]:
     """Two pieces, as a merge is written: "t h"."""
     left, _, right = text.partition(" ")
     if not left or not right or " " in right:
-        raise InputError(
-            f"a merge is two pieces with a space between: {short(text)}", where=where, hint=_DAMAGED
-        )
+        raise InputError(f"a merge is two pieces with a space between: {short(text)}", where=where, hint=_DAMAGED)
     return left, right
 
 
@@ -322,12 +324,12 @@ def pairs_tokenizer(
 ) -> Tokenizer:
     """A Tokenizer with merges from texts as the files have them: in GPT-2's alphabet of bytes, or with U+2581.
 
-    texts: of every token. merges: in order of rank, of plain texts. plain: the tokens that a text may become; the others
-    print their text as it is, specials nothing. ends: "bos", "eos" and "unk". Raises InputError.
+    texts: of every token. merges: in order of rank, of plain texts. plain: the tokens that a text may become; the
+    others print their text as it is, specials nothing. ends: "bos", "eos" and "unk". Raises InputError.
     """
     first_byte = _find_bytes(tuple(text.encode() for text in texts)) if not byte_level and byte_fallback else None
     if first_byte is not None:
-        plain = plain - set(range(first_byte, first_byte + 256))
+        plain, specials = (tokens - set(range(first_byte, first_byte + 256)) for tokens in (plain, specials))
     unk, bos, eos = _ends(ends, len(texts), where)
     plain = plain - specials - {unk, bos, eos}
     pieces = []
@@ -351,16 +353,22 @@ def pairs_tokenizer(
             hint="use a vocabulary that holds them in order, as Llama's do",
         )
     ids = {text: token for token, text in enumerate(texts)}
+    if len(ids) < len(texts):
+        twice = next(token for token, text in enumerate(texts) if ids[text] != token)
+        what = f"the piece {short(texts[twice])} is there twice"
+        raise InputError(what, where=f"{where}, token {twice}", hint=_DAMAGED)
     known = {}
     for rank, (left, right) in enumerate(merges):
-        for text in (left, right, left + right):
-            if text not in ids:
-                raise InputError(
-                    f"a merge of {short(left)} and {short(right)}: {short(text)} is no piece",
-                    where=f"{where}, merges[{rank}]",
-                    hint=_DAMAGED,
-                )
-        known[ids[left], ids[right]] = (rank, ids[left + right])
+        parts = [ids[text] for text in (left, right, left + right) if text in ids]
+        first = len(texts) if first_byte is None else first_byte
+        if len(parts) < 3 or any(first <= token < first + 256 for token in parts):
+            raise InputError(
+                f"{short(left)} and {short(right)} merge: they and what they become must be pieces, and no bytes",
+                where=f"{where}, merges[{rank}]",
+                hint=_DAMAGED,
+            )
+        if plain.issuperset(parts):  # a text never becomes a special token
+            known[parts[0], parts[1]] = (rank, parts[2])
     if len(known) >= MAX_MERGES:
         raise InputError(f"{len(known):,} merges", where=where, hint=f"below {MAX_MERGES:,} are supported")
     ranked = sorted((rank, left, right, merged) for (left, right), (rank, merged) in known.items())
@@ -483,9 +491,7 @@ def _from_byte_alphabet(text: str, where: str) -> bytes:
 Lookup = Callable[[int, int], tuple[int, int] | None]  # two neighbours -> their rank, and what they become
 
 
-def encode(
-    tokenizer: Tokenizer, text: str | bytes, bos: bool = True, states: set[int] | None = None
-) -> list[int]:
+def encode(tokenizer: Tokenizer, text: str | bytes, bos: bool = True, states: set[int] | None = None) -> list[int]:
     """Return the token ids of `text`, as run.c's encode does, or `tokenizers` where the vocabulary has merges.
 
     Any bytes will do, valid UTF-8 or not. A non-empty text gets a space in front as `prefix` says. `prompt_suffix` is
@@ -502,7 +508,7 @@ def encode(
     tokens = [tokenizer.bos] if bos else []
     if content and tokenizer.prefix != "never" and b" " in ids:
         tokens.append(ids[b" "])
-    for code_point in _code_points(content):
+    for code_point in code_points(content):
         if code_point in ids:
             tokens.append(ids[code_point])
         elif tokenizer.first_byte is not None:
@@ -537,7 +543,7 @@ def _encode_words(tokenizer: Tokenizer, content: bytes, bos: bool, states: set[i
 
 def _words(tokenizer: Tokenizer, content: bytes) -> Iterator[list[bytes]]:
     """The words of a text, each as its code points, with the space in front."""
-    units = _code_points(content)
+    units = code_points(content)
     if not tokenizer.byte_level:
         units = [b" " if unit == SPACE_MARK.encode() else unit for unit in units]
     if units and (tokenizer.prefix == "always" or (tokenizer.prefix == "missing" and units[0] != b" ")):
@@ -577,16 +583,16 @@ def piece_ids(tokenizer: Tokenizer) -> dict[bytes, int]:
     return {piece: last - i for i, piece in enumerate(reversed(tokenizer.pieces))}
 
 
-def _code_points(content: bytes) -> list[bytes]:
+def code_points(content: bytes) -> list[bytes]:
     """Cut bytes where run.c does: after each byte that no continuation byte follows, after 4 at most."""
-    code_points = []
+    found = []
     start = 0
     for end in range(1, len(content) + 1):
         continues = end < len(content) and content[end] & 0xC0 == 0x80
         if not continues or end - start == MAX_CODEPOINT_BYTES:
-            code_points.append(content[start:end])
+            found.append(content[start:end])
             start = end
-    return code_points
+    return found
 
 
 def _merge(lookup: Lookup, tokens: list[int], states: set[int] | None) -> list[int]:
@@ -688,13 +694,12 @@ class TokenizerTables:
     @property
     def nbytes(self) -> int:
         """What the arrays take of the flash."""
-        arrays = [self.bytes, self.offsets, self.ranks, self.order]
+        size = sum(array.nbytes for array in (self.bytes, self.offsets, self.ranks, self.order))
         if (p := self.pairs) is not None:
             more = (p.pairs, p.ranks, p.ranks_high, p.results)
-            arrays += [array for array in more if array is not None]
-            if p.split is not None:
-                arrays += [p.kinds.starts, p.kinds.kinds, p.kinds.planes]
-        return sum(array.nbytes for array in arrays)
+            size += sum(array.nbytes for array in more if array is not None)
+            size += 0 if p.split is None else p.kinds.nbytes
+        return size
 
 
 @dataclass(frozen=True, slots=True, eq=False)

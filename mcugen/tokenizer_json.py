@@ -13,10 +13,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from mcugen.errors import InputError
 from mcugen.ir import Tokenizer
+from mcugen.split import SPLITS
 from mcugen.tokenizer import SPACE_MARK, pairs_tokenizer, short, split_merge
 
 MAX_BYTES = 2**27  # the largest in the open have 35 MB
@@ -24,7 +25,8 @@ MAX_TOKENS = 2**20
 
 _OLD = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _MODERN = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 PATTERNS = {_OLD: "gpt2", _MODERN % "{1,3}": "llama3", _MODERN % "": "qwen2"}  # regular expressions -> SPLITS
 _BOS = ("<s>", "<|begin_of_text|>", "<bos>", "<|startoftext|>", "<|endoftext|>")
@@ -47,7 +49,7 @@ def read_tokenizer_json(
 ) -> Tokenizer:
     """Read a tokenizer.json.
 
-    vocab_size: of the model, whose table may have rows behind the last token: they become specials that print nothing.
+    vocab_size: of the model, whose table may have rows behind the last token: specials that print nothing.
     bos, eos: ids that config.json names; else what the template of a text begins with, or a token that is called so.
     Where a model has no bos, eos takes its place, and the other way round. Raises InputError, naming the field.
     """
@@ -56,7 +58,7 @@ def read_tokenizer_json(
 
 def _parse(content: bytes, where: str) -> dict[str, Any]:
     if len(content) > MAX_BYTES:
-        raise InputError(f"a tokenizer of {len(content):,} bytes", where=where, hint=f"at most {MAX_BYTES:,} are read")
+        raise InputError(f"a tokenizer of {len(content):,} bytes", where=where, hint=f"it may have {MAX_BYTES:,}")
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -109,33 +111,33 @@ class _Reader:
 
     # ------------------------------------------------------------ checks
 
-    def _fail(self, field: str, what: str, hint: str) -> None:
+    def _fail(self, field: str, what: str, hint: str) -> NoReturn:
         raise InputError(what, where=f"{self._where}, {field}", hint=hint)
 
     def _mapping(self, field: str, value: object) -> dict[str, Any]:
         if not isinstance(value, dict):
             self._fail(field, f"it is {short(value)}, not a mapping", _DAMAGED)
-        return value  # type: ignore[return-value]
+        return value
 
     def _list(self, field: str, value: object) -> list[Any]:
         if not isinstance(value, list):
             self._fail(field, f"it is {short(value)}, not a list", _DAMAGED)
-        return value  # type: ignore[return-value]
+        return value
 
     def _text(self, field: str, value: object) -> str:
         if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):
             self._fail(field, f"it is {short(value)}, not a text", _DAMAGED)
-        return value  # type: ignore[return-value]
+        return value
 
     def _flag(self, field: str, value: object) -> bool:
         if type(value) is not bool:
             self._fail(field, f"it is {short(value)}, not true or false", _DAMAGED)
-        return value  # type: ignore[return-value]
+        return value
 
     def _id(self, field: str, value: object) -> int:
         if type(value) is not int or not 0 <= value < MAX_TOKENS:
             self._fail(field, f"it is {short(value)}, not a token id below {MAX_TOKENS:,}", _DAMAGED)
-        return value  # type: ignore[return-value]
+        return value
 
     # ------------------------------------------------------------ model
 
@@ -172,7 +174,8 @@ class _Reader:
                 specials.add(token)
         if texts and max(texts) != len(texts) - 1:
             missing = next(token for token in range(len(texts)) if token not in texts)
-            self._fail("model.vocab", f"token {missing} is missing: {len(texts):,} tokens reach {max(texts):,}", _DAMAGED)
+            what = f"token {missing} is missing: {len(texts):,} tokens reach {max(texts):,}"
+            self._fail("model.vocab", what, _DAMAGED)
         if vocab_size is not None:
             if len(texts) > vocab_size or vocab_size > MAX_TOKENS:
                 self._fail(
@@ -230,17 +233,18 @@ class _Reader:
     def _byte_level(self, cuts: list[dict[str, Any]], changes: list[dict[str, Any]]) -> _Style:
         for change in changes:
             if change.get("type") != "NFC":
-                self._fail("normalizer", f"{short(change)} is not supported before ByteLevel", "supported: NFC, or none")
+                what = f"{short(change)} is not supported before ByteLevel"
+                self._fail("normalizer", what, "supported: NFC, or none")
         *before, last = cuts
         use_regex = self._flag("pre_tokenizer.use_regex", last.get("use_regex", True))
         prefix = self._flag("pre_tokenizer.add_prefix_space", last.get("add_prefix_space", True))
-        names = [self._cut(part) for part in before] + (["gpt2"] if use_regex else [])
-        digits = {("digits", "gpt2"): "gpt2-digits", ("digit", "gpt2"): "gpt2-digit"}
-        split = names[0] if len(names) == 1 else digits.get(tuple(names), "")
-        if last.get("type") != "ByteLevel" or split in ("", "digits", "digit"):
+        names = " ".join([self._cut(part) for part in before] + (["gpt2"] if use_regex else []))
+        split = {"digits gpt2": "gpt2-digits", "digit gpt2": "gpt2-digit"}.get(names, names)
+        if last.get("type") != "ByteLevel" or split not in SPLITS:
             self._fail("pre_tokenizer", f"this order of steps is not supported: {short(cuts)}", _SUPPORTED)
-        if prefix and (len(before) > 0):
-            self._fail("pre_tokenizer.add_prefix_space", "add_prefix_space behind another step is not supported", _SUPPORTED)
+        if prefix and before:
+            what = "add_prefix_space behind another step is not supported"
+            self._fail("pre_tokenizer.add_prefix_space", what, _SUPPORTED)
         return _Style(True, split, "missing" if prefix else "never")
 
     def _cut(self, part: dict[str, Any]) -> str:
@@ -249,7 +253,7 @@ class _Reader:
             one_by_one = self._flag("pre_tokenizer.individual_digits", part.get("individual_digits", False))
             return "digit" if one_by_one else "digits"
         pattern = part.get("pattern")
-        regex = pattern.get("Regex") if isinstance(pattern, dict) else None
+        regex = str(pattern.get("Regex")) if isinstance(pattern, dict) else ""
         if part.get("type") != "Split" or regex not in PATTERNS:
             self._fail("pre_tokenizer", f"{short(part)} is not supported before ByteLevel", _SUPPORTED)
         if part.get("behavior") != "Isolated" or part.get("invert", False) is not False:
@@ -269,7 +273,8 @@ class _Reader:
             self._fail(field, f"these steps are not supported: {short(changes)}, {short(cuts)}", _SUPPORTED)
         step = cuts[0]
         if step.get("replacement") != SPACE_MARK:
-            self._fail("pre_tokenizer.replacement", f"{short(step.get('replacement'))} for a space", "supported: U+2581")
+            what = f"{short(step.get('replacement'))} for a space"
+            self._fail("pre_tokenizer.replacement", what, "supported: U+2581")
         scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
         if scheme not in ("always", "first", "never"):
             self._fail("pre_tokenizer.prepend_scheme", f"it is {short(scheme)}", "supported: always, first, never")

@@ -28,6 +28,7 @@ from mcugen.errors import ToolError
 from mcugen.generate import generate, prompt_tokens
 from mcugen.ir import Config, Project
 from mcugen.project import MARKER
+from mcugen.quantized_file import load_quantized
 from mcugen.sampler import make_sampler
 from mcugen.tokenizer import decode, read_tokenizer, write_tokenizer
 
@@ -492,6 +493,27 @@ def test_a_build_remembers_its_weights_and_its_prefill(files: Files) -> None:
         bits = 4 if "int4" in more else 8
         assert json.loads(Path("out", MARKER).read_text())["recipe"].startswith(f"w{bits}a8kv8")
         assert ("mg_linear4_s16" in Path("out/tiny.c").read_text()) == (bits == 4)
+
+
+def test_a_vocabulary_is_trimmed_to_a_text(files: Files) -> None:
+    """The same model for every command; what is kept goes to standard error, the option into the files."""
+    trimmed = (*files.named, "--vocab-from", files.folder / "text.txt")
+    quantized = cli("quantize", *trimmed, "--out", "few.safetensors")
+    assert quantized.stderr.startswith("vocabulary: 26")
+    kept = int(quantized.stderr.split()[1])
+    built = cli("build", *trimmed, "--board", "host", "--out", "out", "--verify-tokens", 8)
+    assert (built.exit_code, built.stderr) == (0, quantized.stderr)
+    assert "--tokenizer tiny-tokenizer.bin --vocab-from text.txt --board host" in Path("out/tiny.c").read_text()
+    assert f".vocab_size = {kept}," in Path("out/tiny_vocabulary.c").read_text()
+    again = done("run", "few.safetensors", "--board", "host", "--prompt", "the tin", "--quiet")
+    assert cli("run", *trimmed, "--board", "host", "--prompt", "the tin", "--quiet").stdout == again
+    whole = cli("quantize", *files.named, "--out", "all.safetensors")
+    assert (whole.exit_code, whole.stderr) == (0, "")
+    cli("quantize", "all.safetensors", "--vocab-from", files.folder / "text.txt", "--out", "late.safetensors")
+    assert load_quantized(Path("late.safetensors"))[0].config == load_quantized(Path("few.safetensors"))[0].config
+    text = ("--text", files.folder / "text.txt", "--tokens", 40, "--json")
+    found = json.loads(cli("eval", *trimmed, *text).stdout)
+    assert found["tokens"] == json.loads(cli("eval", *files.named, *text).stdout)["tokens"] == 40
 
 
 def test_quantize_with_small_weights(files: Files) -> None:

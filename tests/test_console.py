@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import ladder
 import numpy as np
 import pytest
+import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -46,12 +47,18 @@ def layout_of(which: str) -> Layout:
     """One that reads prompts token by token, one that takes 4 at once, one with int4 weights that takes 8."""
     if which == "bytes":
         return ladder.laid_out(SHAPE, 10, seed=1)
+    if which == "words":
+        return ladder.laid_out(SHAPE, 10, seed=1, tokenizer=TOKENIZERS[which])
     bits, batch = {"letters": (8, 4), "suffix": (4, 8)}[which]
     return ladder.laid_out(LETTERS, 7, seed=2, tokenizer=TOKENIZERS[which], bits=bits, batch=batch)
 
 
-TOKENIZERS = {"letters": letters_tokenizer(), "suffix": letters_tokenizer("\n")}
-MODELS = ["bytes", "letters", "suffix"]
+TOKENIZERS = {
+    "letters": letters_tokenizer(),
+    "suffix": letters_tokenizer("\n"),
+    "words": zoo.byte_level_tokenizer(300),  # cut into words, ranks of pairs
+}
+MODELS = ["bytes", "letters", "suffix", "words"]
 
 
 def program(layout: Layout) -> Firmware:

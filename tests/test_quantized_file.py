@@ -19,7 +19,17 @@ import pytest
 import safetensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from zoo import SHAPES, configs, fc8, model_of, quantized, random_tokenizer, random_tokens, shapes
+from zoo import (
+    SHAPES,
+    byte_level_tokenizer,
+    configs,
+    fc8,
+    model_of,
+    quantized,
+    random_tokenizer,
+    random_tokens,
+    shapes,
+)
 
 from mcugen.errors import InputError, InternalError
 from mcugen.ir import FC_MATRICES, Config, QuantizedModel, Tokenizer
@@ -260,10 +270,10 @@ def test_a_safetensors_file_of_something_else() -> None:
         assert refusal(packed({}, {"mcugen": text})) == (expected, again)
 
 
-@pytest.mark.parametrize("version", [1, 4, 0, "2", True, 2.0, None])
+@pytest.mark.parametrize("version", [1, 5, 0, "2", True, 2.0, None])
 def test_another_version(version: object) -> None:
     assert refusal(changed(lambda head, tensors: head.update(version=version))) == (
-        f"the file is of version {version!r}; this mcugen reads version 2 and 3",
+        f"the file is of version {version!r}; this mcugen reads version 2 to 4",
         "quantize the model again with this mcugen, or read it with the one that wrote it",
     )
 
@@ -320,7 +330,7 @@ def in_range(low: str, high: str) -> str:
 
 
 def counted(names: int) -> str:
-    return f"quantize the model again: version 3 has {names} of that kind here"
+    return f"quantize the model again: version 4 has {names} of that kind here"
 
 
 HEX = 'it must be a positive number in hexadecimal, as in "0x1.0p+0"'
@@ -475,11 +485,48 @@ def test_a_wrong_entry_of_an_int4_model_is_refused(change: Change, what: str, hi
     assert refusal(changed(change, INT4)) == (what, hint)
 
 
-def test_a_file_of_version_2_is_read() -> None:
-    """It has no fc; nothing else has changed since."""
+@pytest.mark.parametrize("split", ["llama3", "gpt2"])
+def test_a_vocabulary_with_merges_comes_back(split: str) -> None:
+    model = quantized(dataclasses.replace(MQA, vocab_size=300))
+    tokenizer = byte_level_tokenizer(300, split)
+    content = save_quantized(model, tokenizer)
+    assert same(load_quantized(content)[1], tokenizer)
+    for change, what in (
+        (lambda head, tensors: tensors.pop("tokenizer.symbols"), "tensor tokenizer.symbols is missing"),
+        (element("tokenizer.merges", 300), "tensor tokenizer.merges holds 300"),
+        (element("tokenizer.merges", 299), "a merge is there twice, or its pieces do not add up"),
+        (element("tokenizer.symbols", 1), "the vocabulary of bytes does not hold every byte once"),
+        (drop("tokenizer/split"), "tokenizer setting split is missing"),
+        (put("version", 3), "tensor 'tokenizer.merges' is unknown"),
+        (put("tokenizer/split", "tekken"), "split is 'tekken'"),
+        (put("tokenizer/prefix", None), "prefix is None"),
+        (put("tokenizer/split", ["gpt2"]), "split is ['gpt2']"),
+        (put("tokenizer/split", "space"), "the split 'space' belongs to another kind of vocabulary"),
+        (put("tokenizer/byte_level", 1), "byte_level is 1"),
+        (put("tokenizer/lowercase", True), "whole_words or lowercase do not go with the merges"),
+        (put("tokenizer/specials", [300]), "a special token is 300"),
+        (put("tokenizer/specials", 3), "specials is 3"),
+        (put("tokenizer/unk", -2), "unk is -2"),
+        (put("tokenizer/unk", 5), "a symbol is there twice, or prints nothing, or is a byte token"),
+    ):
+        assert refusal(changed(change, content))[0] == what
+
+
+def test_settings_of_merges_without_merges_are_refused() -> None:
+    silent = dataclasses.replace(TOKENIZER, prefix="never", specials=(3, 5))
+    content = save_quantized(quantized(MQA), silent)
+    assert same(load_quantized(content)[1], silent)
+    assert refusal(changed(put("tokenizer/split", "gpt2"), content))[0] == "settings of merges without merges"
+    assert refusal(changed(put("tokenizer/prefix", "missing"), content))[0] == "a prefix that only merges have"
+
+
+def test_a_file_of_version_2_or_3_is_read() -> None:
+    """Version 2 has no fc."""
     for content, model in ((FULL, quantized(MQA)), (INT4, quantized(MQA, bits=4))):
-        assert header(content)["version"] == 3
-        assert same(load_quantized(changed(put("version", 2), content)), (model, TOKENIZER))
+        assert header(content)["version"] == 4
+        for version in (2, 3):
+            assert same(load_quantized(changed(put("version", version), content)), (model, TOKENIZER))
+    assert same(load_quantized(changed(put("version", 3), FC8)), (fc8(MQA), TOKENIZER))
     assert refusal(changed(put("version", 2), FC8)) == (
         "integer 'layers.0.w1.fc_multiplier' is unknown", counted(36),
     )  # fmt: skip

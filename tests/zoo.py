@@ -97,6 +97,32 @@ def random_tokenizer(vocab_size: int) -> Tokenizer:
     return Tokenizer((*pieces, *singles, *merges), ranks, first_byte=3 if with_bytes else None)
 
 
+def byte_level_tokenizer(vocab_size: int, split: str = "llama3") -> Tokenizer:
+    """A byte-level vocabulary of any size from 263: bytes, merges, and what ends a text.
+
+    "s " merges first, which no split lets happen; then " the" and "hat", then random ones.
+    """
+    rng = np.random.default_rng(vocab_size)
+    pieces = [*(bytes([byte]) for byte in range(256)), b"s ", b"he", b" t", b" the", b"at", b"hat"]
+    merges = [(ord("s"), ord(" "), 256), (ord("h"), ord("e"), 257), (ord(" "), ord("t"), 258), (258, 257, 259),
+              (ord("a"), ord("t"), 260), (ord("h"), 260, 261)]  # fmt: skip
+    known = [*b" etaoinshrdlu", *range(257, 262)]
+    while len(pieces) < vocab_size - 1:
+        left, right = (known[i] for i in rng.integers(0, len(known), 2))
+        if pieces[left] + pieces[right] not in pieces:
+            merges.append((left, right, len(pieces)))
+            known.append(len(pieces))
+            pieces.append(pieces[left] + pieces[right])
+    pieces.append(b"<|endoftext|>")
+    ends = vocab_size - 1
+    return Tokenizer(
+        tuple(pieces), np.full(vocab_size, NO_MERGE, np.int32), unk=-1, bos=ends, eos=ends, first_byte=None,
+        prefix="never", specials=(ends,), merges=np.array(merges, np.int32).reshape(-1, 3),
+        symbols=np.arange(ends, dtype=np.int32) if split == "llama3" else np.arange(256, dtype=np.int32),
+        byte_level=True, split=split, whole_words=split == "llama3",
+    )  # fmt: skip
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> Config:
     """Shapes of all kinds, odd ones preferred; small enough that a forward pass takes no time."""

@@ -21,6 +21,7 @@ from mcugen.rendering import (
     memory_map,
     model_variables,
     render_linker_script,
+    runtime_files,
     runtime_sources,
 )
 from mcugen.resources import data_dir
@@ -112,7 +113,7 @@ def render_tflm(
     op_done = "runtime/op_done.c"
     port = port_files(board)
     copied = (op_done, *APPLICATION)
-    files = kernel_files(graph, tokenizer) | {path: (firmware / path).read_bytes() for path in copied}
+    files = kernel_files(graph) | runtime_files(tokenizer) | {path: (firmware / path).read_bytes() for path in copied}
     files |= {OPS_HEADER: (firmware / "tflm" / OPS_HEADER).read_bytes(), f"{prefix}.tflite": tflite, **port.files}
 
     model_files = [f"{prefix}.cc", f"{prefix}_tflite.cc", f"{prefix}_vocabulary.c"]
