@@ -45,6 +45,8 @@ from mcugen.sweep_plot import check_plot, sweep_plot
 from mcugen.tflm.layout import TflmLayout, lay_out_tflm
 from mcugen.tflm.report import tflm_sheets
 from mcugen.tflm.target import build_tflm_folder, custom_twin, tflm_facts, verify_tflm
+from mcugen.tokenizer import MAX_VOCAB
+from mcugen.tokenizer_json import MAX_TOKENS
 from mcugen.trials import OWN_SAMPLES, Options, Trial, parse_axes, run_trial
 
 
@@ -237,7 +239,8 @@ def mcugen() -> None:
 def _open(choice: _Choice) -> Source:
     """The model that the options name, as they change it."""
     budget = None if choice.prune is None else parse_budget(choice.prune)
-    source = adapted(open_source(choice.model, choice.tokenizer), choice.lora, budget)
+    most = MAX_VOCAB if choice.vocab_from is None else MAX_TOKENS
+    source = adapted(open_source(choice.model, choice.tokenizer, most), choice.lora, budget)
     if choice.vocab_from is not None:
         source, line = trim_source(source, choice.vocab_from)
         click.echo(line, err=True)

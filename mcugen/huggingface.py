@@ -352,7 +352,7 @@ def _parse_config(settings: Mapping[str, Any], where: str, stored_as: str, max_v
         n_layers=fields.integer("num_hidden_layers", 1, CONFIG_LIMITS["n_layers"]),
         n_heads=n_heads,
         n_kv_heads=fields.integer("num_key_value_heads", 1, CONFIG_LIMITS["n_kv_heads"], n_heads),
-        vocab_size=fields.integer("vocab_size", 1, max_vocab),
+        vocab_size=fields.integer("vocab_size", 1, _MAX_SIZE),
         seq_len=fields.integer("max_position_embeddings", 1, CONFIG_LIMITS["seq_len"]),
         shared_classifier=fields.flag("tie_word_embeddings", False),
         norm_eps=fields.number("rms_norm_eps", 0, 1, 1e-6),

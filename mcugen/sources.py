@@ -76,9 +76,11 @@ class Training:
     text: Path | None = None
 
 
-def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
+def open_source(path: Path | None, tokenizer_path: Path | None, max_vocab: int = MAX_VOCAB) -> Source:
     """Read a model with its vocabulary: a bundled one by name (None: the default), which goes before a file of that
     name, or a file or folder, whose content says what it is.
+
+    max_vocab: tokens at most, of a folder or a GGUF file; trim_source takes more than the firmware holds.
 
     A Hugging Face folder, a GGUF file and a quantised model have a vocabulary of their own, which tokenizer_path
     replaces; a llama2.c checkpoint has none. Raises InputError and UsageError.
@@ -95,7 +97,7 @@ def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
             hint="one of those, or the path of a model",
         )
     if path.is_dir():
-        model = read_huggingface(path)
+        model = read_huggingface(path, max_vocab)
         ends = special_ids(path, model.config.vocab_size)
         file = tokenizer_path or tokenizer_file(path)
         return Source(model.name, model, None, _tokenizer(file, model.config.vocab_size, *ends))
@@ -108,7 +110,7 @@ def open_source(path: Path | None, tokenizer_path: Path | None) -> Source:
         return Source(quantized.name, None, quantized, vocabulary)
     _refuse_pickle(path, start)
     in_gguf = start.startswith(GGUF_MAGIC)
-    model = read_gguf(path) if in_gguf else read_checkpoint(path)
+    model = read_gguf(path, max_vocab) if in_gguf else read_checkpoint(path)
     if tokenizer_path is not None:
         return Source(model.name, model, None, _tokenizer(tokenizer_path, model.config.vocab_size))
     if not in_gguf:

@@ -108,7 +108,8 @@ def check_config(config: Config, where: str, max_vocab: int) -> Config:
 
     for name, limit in (CONFIG_LIMITS | {"vocab_size": max_vocab}).items():
         if not 1 <= getattr(config, name) <= limit:
-            fail(f"{name} is {getattr(config, name):,}", f"1 to {limit:,} are supported")
+            more = "; --vocab-from TEXT keeps the tokens that a text needs" if name == "vocab_size" else ""
+            fail(f"{name} is {getattr(config, name):,}", f"1 to {limit:,} are supported{more}")
     if config.n_heads % config.n_kv_heads:
         fail(
             f"n_heads {config.n_heads} is not divisible by n_kv_heads {config.n_kv_heads}",

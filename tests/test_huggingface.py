@@ -145,7 +145,7 @@ REFUSED = [
     ("llama", {"hidden_size": True}, "hidden_size is True", "", "it must be an integer in [1, 65,536]"),
     ("llama", {"num_hidden_layers": "2"}, "num_hidden_layers is '2'", "", "it must be an integer in [1, 1,024]"),
     ("llama", {"num_attention_heads": 0}, "num_attention_heads is 0", "", "it must be an integer in [1, 1,024]"),
-    ("llama", {"vocab_size": 151936}, "vocab_size is 151936", "", "it must be an integer in [1, 65,536]"),
+    ("llama", {"vocab_size": 151936}, "vocab_size is 151,936", "", "1 to 65,536 are supported; --vocab-from TEXT keeps the tokens that a text needs"),
     ("llama", {"max_position_embeddings": None}, "max_position_embeddings is None", "", "it must be an integer in [1, 1,048,576]"),
     ("llama", {"tie_word_embeddings": 1}, "tie_word_embeddings is 1", "", "it must be true or false"),
     ("llama", {"rms_norm_eps": 0}, "rms_norm_eps is 0", "", "it must be a number between 0 and 1"),

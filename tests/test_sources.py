@@ -115,6 +115,18 @@ def test_a_folder_builds_and_its_c_equals_the_simulator(tmp_path):
     assert facts["checkpoint_sha256"] == open_source(folder, None).model.sha256
 
 
+def test_a_vocabulary_that_is_too_large_is_read_to_be_trimmed(tmp_path):
+    """Here 300 tokens are more than the firmware holds."""
+    folder = write_folder(tmp_path / "x", BIG)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+    with pytest.raises(InputError, match=r"^vocab_size is 300\n"):
+        open_source(folder, None, 299)
+    (tmp_path / "text.txt").write_text("the tea of the house")
+    source, line = sources.trim_source(open_source(folder, None, 2**20), tmp_path / "text.txt")
+    assert line.startswith(f"vocabulary: {source.model.config.vocab_size} of 300 tokens kept")
+    assert source.model.config.vocab_size < 299
+
+
 @pytest.mark.parametrize(
     ("arrays", "what", "hint"),
     [
