@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mcugen import __version__, pipeline, sources
+from mcugen import __version__, pipeline, sources, tokenizer_json
 from mcugen import bench as benches
 from mcugen.bench_report import bench_sheets, comparison_sheets, gemv_sheets
 from mcugen.boards import list_boards, load_board
@@ -46,7 +46,6 @@ from mcugen.tflm.layout import TflmLayout, lay_out_tflm
 from mcugen.tflm.report import tflm_sheets
 from mcugen.tflm.target import build_tflm_folder, custom_twin, tflm_facts, verify_tflm
 from mcugen.tokenizer import MAX_VOCAB
-from mcugen.tokenizer_json import MAX_TOKENS
 from mcugen.trials import OWN_SAMPLES, Options, Trial, parse_axes, run_trial
 
 
@@ -239,7 +238,7 @@ def mcugen() -> None:
 def _open(choice: _Choice) -> Source:
     """The model that the options name, as they change it."""
     budget = None if choice.prune is None else parse_budget(choice.prune)
-    most = MAX_VOCAB if choice.vocab_from is None else MAX_TOKENS
+    most = MAX_VOCAB if choice.vocab_from is None else tokenizer_json.MAX_TOKENS
     source = adapted(open_source(choice.model, choice.tokenizer, most), choice.lora, budget)
     if choice.vocab_from is not None:
         source, line = trim_source(source, choice.vocab_from)
