@@ -146,6 +146,17 @@ _prune = click.option(
     help="What to prune before anything is quantised: hidden=0.8 of the channels, kv_heads=3, flash_bytes=200000 or "
     "perplexity=0.03.",
 )
+_distill = click.option(
+    "--distill",
+    type=_AT_LEAST_1,
+    is_flag=False,
+    flag_value=sources.DISTILL_STEPS,
+    metavar="[STEPS]",
+    help=f"Train the codes to predict as the float model does; needs PyTorch.  [STEPS: {sources.DISTILL_STEPS}]",
+)
+_distill_text = click.option(
+    "--distill-text", type=_PATH, metavar="FILE", help="Text to train on, beside the model's own samples."
+)
 _fc = click.option(
     "--fc",
     type=click.Choice(["custom", "builtin"]),
@@ -203,6 +214,8 @@ class _Choice:
     lora: Path | None = None
     prune: str | None = None
     values: str | None = None
+    distill: int | None = None
+    distill_text: Path | None = None
 
 
 def _choose(command: _Command) -> _Command:
@@ -217,7 +230,7 @@ def _choose(command: _Command) -> _Command:
 
 
 _integers = _options(_model, _tokenizer, _lora, _prune, _calibrate, _vocab_from, _recipe, _budget, _values)
-_named = _options(_integers, _fc, _choose)
+_named = _options(_integers, _distill, _distill_text, _fc, _choose)
 _targeted = _options(_target, _fc)
 _laid_out = _options(_integers, _board, _context, _prefill, _sinks, _choose)
 
@@ -248,7 +261,19 @@ def _open(choice: _Choice) -> Source:
 
 def _quantize(choice: _Choice, progress: sources.Progress) -> tuple[Source, QuantizedModel]:
     source = _open(choice)
-    return source, quantize_source(source, choice.calibrate, progress, _recipe_of(choice), choice.fc)
+    recipe, training = _recipe_of(choice), _training_of(choice)
+    return source, quantize_source(source, choice.calibrate, progress, recipe, choice.fc, training)
+
+
+def _training_of(choice: _Choice) -> Training | None:
+    """What --distill and --distill-text name."""
+    if choice.distill is not None:
+        return Training(choice.distill, choice.distill_text)
+    if choice.distill_text is not None:
+        raise UsageError(
+            "a text to train on, and no training", where="--distill-text", hint="add --distill, or leave it out"
+        )
+    return None
 
 
 def _recipe_of(choice: _Choice) -> Recipe | None:
@@ -668,29 +693,11 @@ def plan(
 @mcugen.command(epilog=_EPILOG, short_help="Write the integers and the vocabulary as one file.")
 @_options(_named, _json)
 @click.option("--out", type=_PATH, metavar="FILE", help="Where to write.  [default: MODEL.safetensors]")
-@click.option(
-    "--distill",
-    type=_AT_LEAST_1,
-    is_flag=False,
-    flag_value=sources.DISTILL_STEPS,
-    metavar="[STEPS]",
-    help=f"Train the codes to predict as MODEL does in float; needs PyTorch.  [STEPS: {sources.DISTILL_STEPS}]",
-)
-@click.option(
-    "--distill-text", type=_PATH, metavar="FILE", help="Text to train on, beside MODEL's own samples; with --distill."
-)
-def quantize(
-    choice: _Choice, as_json: bool, out: Path | None, distill: int | None, distill_text: Path | None
-) -> None:
+def quantize(choice: _Choice, as_json: bool, out: Path | None) -> None:
     """Write the integers and the vocabulary as one file, which every command takes as MODEL."""
-    if distill is None and distill_text is not None:
-        raise UsageError(
-            "a text to train on, and no training", where="--distill-text", hint="add --distill, or leave it out"
-        )
-    training = None if distill is None else Training(distill, distill_text)
     with _progress() as progress:
         source = _open(choice)
-        recipe = _recipe_of(choice)
+        recipe, training = _recipe_of(choice), _training_of(choice)
         quantized, precisions = quantize_by_choice(source, choice.calibrate, progress, recipe, choice.fc, training)
     content = save_quantized(quantized, source.tokenizer)
     path = out or Path(f"{source.name}.safetensors")
@@ -704,7 +711,7 @@ def quantize(
 
 
 @mcugen.command(name="eval", epilog=_EPILOG, short_help="Measure what the integers cost against float.")
-@_options(_integers, _fc, _host_board, _context, _choose, _json)
+@_options(_integers, _distill, _distill_text, _fc, _host_board, _context, _choose, _json)
 @click.option("--text", type=_PATH, metavar="FILE", help="What to predict; paragraphs outside ASCII are dropped.")
 @click.option(
     "--tokens", type=_AT_LEAST_1, default=20_000, show_default=True, metavar="N", help="How many of its tokens."

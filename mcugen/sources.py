@@ -239,14 +239,15 @@ def quantize_source(
     progress: Progress = silent,
     recipe: Recipe | None = None,
     fc: str = "custom",
+    training: Training | None = None,
 ) -> QuantizedModel:
     """The integers of a source; calibrated on a text, or on the model's own samples.
 
     recipe: of the weights; None is W8, or whatever a quantised model has. fc: "custom" for our own kernels,
-    "builtin" for TFLite Micro's FULLY_CONNECTED (mcugen.fc8). Raises UsageError where a quantised model has others,
-    or int4 weights shall be builtin.
+    "builtin" for TFLite Micro's FULLY_CONNECTED (mcugen.fc8). training: of the codes, or None. Raises UsageError
+    where a quantised model has others, or int4 weights shall be builtin, ToolError for training without PyTorch.
     """
-    return quantize_by_choice(source, calibrate, progress, recipe, fc)[0]
+    return quantize_by_choice(source, calibrate, progress, recipe, fc, training)[0]
 
 
 def quantize_by_choice(
@@ -257,8 +258,7 @@ def quantize_by_choice(
     fc: str = "custom",
     training: Training | None = None,
 ) -> tuple[QuantizedModel, Choice | None]:
-    """quantize_source, and what a recipe with a budget chose. training: of the codes, or None. Raises ToolError where
-    PyTorch is not installed."""
+    """quantize_source, and what a recipe with a budget chose."""
     if fc == "builtin" and recipe is not None and any(precision.bits != 8 for precision in recipe.precisions()):
         raise UsageError(
             f"FULLY_CONNECTED multiplies int8 weights only; the recipe {recipe.name} has int4",

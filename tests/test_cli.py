@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import pty
@@ -14,9 +15,12 @@ from pathlib import Path
 
 import click
 import ladder
+import numpy as np
 import pytest
+import test_lora
 import zoo
 from click.testing import CliRunner, Result
+from tools import missing
 
 from mcugen import __version__, pipeline, sources, toolchain
 from mcugen import ladder as rungs
@@ -625,6 +629,90 @@ def test_quantize_writes_a_file_that_every_command_takes(files: Files) -> None:
     assert Path("tiny.safetensors").stat().st_mode & 0o777 == 0o666 & ~_umask()
     expected = answer(files, "abc", 5)
     assert done("run", "tiny.safetensors", "--board", "host", "--quiet", "--prompt", "abc", "--tokens", 5) == expected
+
+
+def test_a_lora_adapter_is_merged_before_quantising(files: Files) -> None:
+    test_lora.write(Path("tuned"), *test_lora.adapter(zoo.model_of(SHAPE), ("mlp.up_proj", "self_attn.q_proj")))
+    done("quantize", *files.named, "--out", "plain.safetensors")
+    done("quantize", *files.named, "--lora", "tuned", "--out", "tuned.safetensors")
+    plain, tuned = (load_quantized(Path(f"{name}.safetensors"))[0] for name in ("plain", "tuned"))
+    assert plain.sha256 != tuned.sha256
+    assert not np.array_equal(plain.layers[0].w3.codes, tuned.layers[0].w3.codes)
+    done("build", *files.named, "--lora", "tuned", "--board", "host", "--verify-tokens", 4, "--out", "one")
+    assert json.loads(Path("one", MARKER).read_text())["command"].endswith(" --lora tuned --board host")
+    failed(
+        2,
+        "Error: tiny holds integers only, which cannot be changed any more\n  where: --lora\n"
+        "  try:   name the float checkpoint it was made from\n",
+        "plan", "plain.safetensors", "--lora", "tuned",
+    )  # fmt: skip
+
+
+def test_a_pruned_model_is_measured_against_the_whole_one(files: Files) -> None:
+    text = files.folder / "text.txt"
+    whole = json.loads(done("eval", *files.named, "--text", text, "--json"))
+    pruned = json.loads(done("eval", *files.named, "--prune", "hidden=0.5", "--text", text, "--json"))
+    assert pruned["float_perplexity"] == whole["float_perplexity"]
+    assert pruned["kl"] > 2 * whole["kl"]
+    printed = done("quantize", *files.named, "--prune", "hidden=0.5")
+    assert printed.endswith("B, w8a8kv8, calibrated on own samples, seed 0, pruned to hidden=0.5\n")
+    assert load_quantized(Path("tiny.safetensors"))[0].config.hidden_dim == 6
+    done("build", *files.named, "--prune", "hidden=0.5", "--board", "host", "--verify-tokens", 4, "--out", "one")
+    assert json.loads(Path("one", MARKER).read_text())["command"].endswith(" --prune hidden=0.5 --board host")
+    failed(
+        2,
+        "Error: tiny holds integers only, which cannot be changed any more\n  where: --prune\n"
+        "  try:   name the float checkpoint it was made from\n",
+        "plan", "tiny.safetensors", "--prune", "hidden=0.5",
+    )  # fmt: skip
+
+
+def test_distilling(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "DISTILL_STEPS", 3)
+    text, w4 = files.folder / "text.txt", ["--recipe", "w4"]
+    if importlib.util.find_spec("torch") is None:
+        missing("torch is not installed")
+    done("quantize", *files.named, *w4, "--out", "plain.safetensors")
+    printed = done("quantize", *files.named, *w4, "--distill", 4, "--out", "own.safetensors")
+    assert printed.endswith("B, w4a8kv8 gptq, calibrated on own samples, seed 0, distilled in 4 steps\n")
+    done("quantize", *files.named, *w4, "--distill", 4, "--distill-text", text, "--out", "text.safetensors")
+    plain, own, taught = (load_quantized(Path(f"{name}.safetensors"))[0] for name in ("plain", "own", "text"))
+    assert plain.sha256 == own.sha256
+    table = [model.embedding.codes for model in (plain, own, taught)]
+    assert not np.array_equal(table[0], table[1]) and not np.array_equal(table[1], table[2])
+    assert own.layers[0].w1.bits == 4
+    done("verify", "own.safetensors", "--board", "host", "--tokens", 4)
+    again = done("quantize", *files.named, *w4, "--distill", 4, "--out", "again.safetensors")  # from the cache
+    assert again.startswith("again.safetensors: ")
+    assert Path("again.safetensors").read_bytes() == Path("own.safetensors").read_bytes()
+    named = "name the float checkpoint it was made from\n"
+    failed(
+        2,
+        f"Error: tiny holds integers only, which are not trained\n  where: --distill\n  try:   {named}",
+        "quantize", "own.safetensors", "--distill",
+    )  # fmt: skip
+    Path("short.txt").write_text("the")
+    assert (
+        "tokens; at least 12 are needed"
+        in cli("quantize", *files.named, "--distill", 4, "--distill-text", "short.txt").stderr
+    )
+
+
+def test_distilling_needs_what_it_needs(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    failed(
+        2,
+        "Error: a text to train on, and no training\n  where: --distill-text\n"
+        "  try:   add --distill, or leave it out\n",
+        "quantize", *files.named, "--distill-text", files.folder / "text.txt",
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "mcugen.distill", raising=False)
+    failed(
+        5,
+        "Error: PyTorch, which trains codes, is not installed\n  where: --distill\n"
+        "  try:   pip install 'mcugen[train]'\n",
+        "quantize", *files.named, "--distill", 7,
+    )  # fmt: skip
 
 
 def _umask() -> int:
