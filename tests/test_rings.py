@@ -374,7 +374,7 @@ def climbed(layout: ladder.Layout, machine: ladder.Emulator | ladder.HostMachine
 @cases()
 def test_every_op_is_equal_on_the_host(config: Config, sinks: int, batch: int) -> None:
     layout = ladder.laid_out(config, 11, board="host", sinks=sinks, batch=batch)
-    climbed(layout, ladder.host_machine(layout), 650)
+    climbed(layout, ladder.host_machine(layout), 650 if batch == 1 else 120)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -389,7 +389,7 @@ def test_every_shape_is_equal_on_the_host(name: str, batch: int) -> None:
 BOARDS = ("nucleo", "mps2-an385", "mps2-an383", "mps3-an547", "qemu-virt-rv32")  # M4, M3, M0+, M55, RV32
 
 
-@pytest.mark.parametrize("board", BOARDS)
+@pytest.mark.parametrize("board", [board for board in BOARDS if board != "mps2-an385"])  # whose rings are the M0+'s
 def test_every_op_is_equal_on_each_core(board: str) -> None:
     """Rings of two sizes, sinks, RoPE per layer, several tokens at once."""
     config, sinks = CASES["both"]
