@@ -29,6 +29,7 @@ from mcugen.rounding import S8_MAX, Folded, Grid
 BATCH, LENGTH = 16, 128  # windows of a step, and their tokens
 SAMPLES = 1024  # sequences that the float model samples for all steps
 SAMPLE_LENGTH = 256  # tokens of each, or the trained context
+TOGETHER = 128  # sequences sampled at once, so that their keys and values stay in a processor's cache
 WARM_UP, LAST_RATE = 20, 0.01  # steps; the rate at the end, as a share
 CODE_RATE, SCALE_RATE, VECTOR_RATE = 3e-3, 1e-3, 2e-4  # per step: of codes; of scales, relative; of all else
 EDGE, NEAR = 0.4, 0.499  # of a step: how far weights go beyond the outermost codes, and begin from their own
@@ -124,13 +125,14 @@ def _windows(
     rng = np.random.default_rng(seed)
     context = teacher.config.seq_len
     length = min(LENGTH, context)
-    own = teacher.sample(min(SAMPLES, max(steps, 1) * BATCH), min(SAMPLE_LENGTH, context), rng, *ends)
+    count = min(SAMPLES, max(steps, 1) * BATCH)
+    sizes = [min(TOGETHER, count - start) for start in range(0, count, TOGETHER)]
+    own = np.concatenate([teacher.sample(size, min(SAMPLE_LENGTH, context), rng, *ends) for size in sizes])
     for _ in range(steps):
-        count = BATCH if text is None else BATCH // 2
-        rows = own[rng.integers(0, len(own), count)]
+        rows = own[rng.integers(0, len(own), BATCH if text is None else BATCH // 2)]
         parts = [_cut(row, length, rng) for row in rows]
         if text is not None:
-            parts += [_cut(text, length, rng) for _ in range(BATCH - count)]
+            parts += [_cut(text, length, rng) for _ in range(BATCH - len(rows))]
         tokens = np.stack(parts)
         tokens[:, 0] = ends[0]
         yield torch.from_numpy(tokens)
@@ -202,10 +204,13 @@ class _Decoder:
                 past[layer] = k, v
             else:
                 past.append((k, v))
-        k, v = k.repeat_interleave(config.group_size, 1), v.repeat_interleave(config.group_size, 1)
         mask = _visible(config.window(layer), before, length)
+        if length == 1:  # a group's query heads read the same keys, as several positions would
+            q = q.reshape(batch, config.n_kv_heads, config.group_size, config.head_dim)
+        else:
+            k, v = k.repeat_interleave(config.group_size, 1), v.repeat_interleave(config.group_size, 1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and length > 1)
-        out = out.transpose(1, 2).reshape(batch, length, -1)
+        out = out.reshape(batch, config.n_heads, length, -1).transpose(1, 2).reshape(batch, length, -1)
         return self._linear(self.block(out, "wo", layer), "wo", layer, "bo")
 
     def _feed_forward(self, x: Tensor, layer: int) -> Tensor:

@@ -91,6 +91,21 @@ def test_without_a_step_the_grids_come_back(precision: Precision) -> None:
         assert np.array_equal(result.model.weights[name], values)
 
 
+def test_no_group_falls_silent() -> None:
+    """A step that rounds to 0 is 1, and a group that begins with 0 begins with 1."""
+    model = zoo.model_of(CONFIG)
+    part = folded(model, calibrated(model))["layers.0.wq"]
+    grid = nearest(part.w, 4, 32)
+    group_scale = grid.group_scale.copy()
+    group_scale[0, 0] = 0
+    codes = distill._Codes(part, replace(grid, group_scale=group_scale))
+    with torch.no_grad():
+        codes.scale[1, 0] = -0.003
+        found = codes.grid().group_scale
+    assert found[0, 0] == found[1, 0] == 1
+    assert np.array_equal(found[2:], grid.group_scale[2:])
+
+
 def kl(model: Model, grids: dict[str, Grid], student: Model, seen: Calibration) -> float:
     """KL(float || integers) in nats per token, of the integer simulator on fresh tokens."""
     from mcugen.evaluate import evaluate
@@ -174,7 +189,7 @@ def test_a_pruned_student_learns_from_the_whole_model(monkeypatch: pytest.Monkey
 def test_experts_are_refused() -> None:
     model = zoo.model_of(replace(CONFIG, n_experts=2, experts_per_token=1))
     with pytest.raises(UsageError) as caught:
-        distill.distill(model, calibrated(model), {})
+        distill.distill(model, calibrated(model), {}, steps=1)
     assert str(caught.value) == (
         "random0 has a mixture of experts, which is not trained\n  where: --distill\n  try:   leave it out"
     )
