@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from mcugen.errors import UsageError
 from mcugen.ir import Config, Model
-from mcugen.recipes import INT4, INT4_COARSE, INT8, Budget, Precision, Recipe
+from mcugen.recipes import INT4, INT4_COARSE, INT8, Budget, Precision, Recipe, tied
 from mcugen.reference import FloatDecoder
 from mcugen.rounding import INPUTS, Floats, Folded, gptq, nearest, place, weighted_error
 from mcugen.sheet import Sheet
@@ -104,26 +104,26 @@ def choose(
     sizes = {label: part.w.shape for label, part in folded.items()}
     costs = _costs(model, folded, values, sequences, recipe, progress)
     chosen = {label: recipe.stated(label) or INT4_COARSE for label in folded}
-    free = {label for label in folded if recipe.stated(label) is None}
+    free = [labels for _, labels in sorted(tied(folded).items()) if recipe.stated(labels[0]) is None]
 
-    def saved(label: str, to: Precision) -> float:
-        return costs[label, chosen[label]] - costs[label, to]
+    def saved(labels: Sequence[str], to: Precision) -> float:
+        return sum(costs[label, chosen[label]] - costs[label, to] for label in labels)
 
-    def added(label: str, to: Precision) -> int:
-        return to.bytes(*sizes[label]) - chosen[label].bytes(*sizes[label])
+    def added(labels: Sequence[str], to: Precision) -> int:
+        return sum(to.bytes(*sizes[label]) - chosen[label].bytes(*sizes[label]) for label in labels)
 
     while not _enough(recipe.budget, sum(costs[label, chosen[label]] for label in folded)):
         steps = [
-            (saved(label, to) / added(label, to), label, to)
-            for label in sorted(free)
+            (saved(labels, to) / added(labels, to), labels, to)
+            for labels in free
             for to in (INT4, INT8)
-            if added(label, to) > 0 < saved(label, to)
-            and _fits(recipe.budget, model.config, sizes, {**chosen, label: to})
+            if added(labels, to) > 0 < saved(labels, to)
+            and _fits(recipe.budget, model.config, sizes, {**chosen, **dict.fromkeys(labels, to)})
         ]
         if not steps:
             break
-        _, label, to = max(steps, key=lambda step: step[0])
-        chosen[label] = to
+        _, labels, to = max(steps, key=lambda step: step[0])
+        chosen |= dict.fromkeys(labels, to)
     result = _choice(recipe, model.config, sizes, chosen, costs)
     _check(recipe.budget, result)
     return result

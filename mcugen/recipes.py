@@ -79,7 +79,7 @@ class Recipe:
         return self.stated(label) or self.default
 
     def check(self, labels: Iterable[str]) -> None:
-        """Raises InputError where a pattern matches no label."""
+        """Raises InputError where a pattern matches no label, or some experts of a layer only."""
         known = list(labels)
         for pattern, _ in self.overrides:
             if not any(fnmatchcase(label, pattern) for label in known):
@@ -87,6 +87,13 @@ class Recipe:
                     f"the pattern {pattern!r} matches no matrix",
                     where=f"recipe {self.name}, weights.override",
                     hint=f"names are {', '.join(known[:7])} and so on: '*.wk' is wk of every layer",
+                )
+        for name, matrices in tied(known).items():
+            if len({self.stated(label) for label in matrices}) > 1:
+                raise InputError(
+                    f"the matrices {name} are not all stated alike",
+                    where=f"recipe {self.name}, weights.override",
+                    hint=f"experts of a layer share a precision: state it for '{name}'",
                 )
 
     def precisions(self) -> set[Precision]:
@@ -104,6 +111,14 @@ class Recipe:
             words.append(str(self.default))
         words += [self.rounding] if self.rounding != "nearest" else []
         return " ".join([*words, *(f"{pattern}={precision}" for pattern, precision in self.overrides)])
+
+
+def tied(labels: Iterable[str]) -> dict[str, list[str]]:
+    """Labels that share a precision, because one op reads them: "layers.0.experts.*.w1"."""
+    groups: dict[str, list[str]] = {}
+    for label in labels:
+        groups.setdefault(re.sub(r"\.experts\.\d+\.", ".experts.*.", label), []).append(label)
+    return groups
 
 
 W8 = Recipe("w8", INT8)

@@ -5,19 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from zoo import SHAPES, model_of, random_tokenizer, random_tokens
+from zoo import ARCHITECTURES, SHAPES, model_of, random_tokenizer, random_tokens
 
 from mcugen import sources
-from mcugen.errors import UsageError
+from mcugen.errors import InputError, UsageError
 from mcugen.ir import Model
+from mcugen.lower import lower
 from mcugen.mixed import Choice, choice_from_json
 from mcugen.quantize import Calibration, calibrate, chosen, folded, quantize, rounded
 from mcugen.quantized_file import save_quantized
-from mcugen.recipes import INT4, INT4_COARSE, INT8, MIXED, Budget, Recipe
+from mcugen.recipes import INT4, INT4_COARSE, INT8, MIXED, W4_NEAREST, Budget, Recipe
+from mcugen.simulate import simulate
 from mcugen.sources import Source
 
 CONFIG = SHAPES["gqa"]
@@ -157,3 +160,31 @@ def test_int4_is_refused_for_fully_connected_before_anything_is_calibrated() -> 
             f"FULLY_CONNECTED multiplies int8 weights only; the recipe {recipe.name} has int4\n"
             "  where: --fc\n  try:   --fc custom, or --recipe w8"
         )
+
+
+def test_experts_of_a_layer_share_a_precision() -> None:
+    """One op reads whichever is chosen; the integers lower and compute."""
+    model = model_of(ARCHITECTURES["moe2"])
+    seen = seen_by(model)
+    limits = (5.0, 6.0, 7.0)
+    for limit in limits:
+        choice = chosen(model, seen, dataclasses.replace(MIXED, budget=Budget("bits", limit)))
+        by_kind: dict[str, set[object]] = {}
+        for matrix in choice.matrices:
+            by_kind.setdefault(re.sub(r"experts\.\d+", "experts", matrix.label), set()).add(matrix.precision)
+        assert all(len(precisions) == 1 for precisions in by_kind.values())
+        assert len(by_kind) == 2 * 7
+        graph = lower(quantize(model, seen, choice.recipe), 8)
+        assert simulate(graph, [1, 2, 3]).outputs[-1][0].shape == (3, model.config.vocab_size)
+
+
+def test_experts_are_not_stated_one_by_one() -> None:
+    model = model_of(ARCHITECTURES["moe2"])
+    recipe = dataclasses.replace(W4_NEAREST, overrides=(("*.experts.1.w2", INT8),))
+    with pytest.raises(InputError) as raised:
+        rounded(model, seen_by(model), recipe)
+    assert str(raised.value) == (
+        "the matrices layers.0.experts.*.w2 are not all stated alike\n"
+        "  where: recipe w4-nearest, weights.override\n"
+        "  try:   experts of a layer share a precision: state it for 'layers.0.experts.*.w2'"
+    )

@@ -73,7 +73,7 @@ def test_what_a_file_may_leave_out(tmp_path: Path) -> None:
     ("text", "what", "hint"),
     [
         ("weights = 1", "weights is 1, not a table", "write [weights] and its keys beneath"),
-        ("[weight]", "the key weight is unknown", "keys are weights, budget"),
+        ("[weight]", "the key weight is unknown", "keys are weights, budget, cache"),
         ("[weights]", "weights.default is missing", 'state default = "int8" or "int4" under [weights], or one line under [budget]'),
         ('[weights]\ndefault = "int4"\n[budget]\nbits = 5', "weights.default and a budget exclude each other",
          'state default = "int8" or "int4" under [weights], or one line under [budget]'),
