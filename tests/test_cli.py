@@ -983,6 +983,8 @@ USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\
         (3, ["plan", "--board", "mine.toml"], "Error: board file mine.toml cannot be read: No such file or directory\n"
          "  where: --board\n"
          "  try:   check the path; without .toml at the end, --board takes the name of a board that ships with mcugen\n"),
+        (2, ["plan", "tails"], "Error: there is no model 'tails'; mcugen knows home, tales\n"
+         "  where: MODEL\n  try:   one of those, or the path of a checkpoint (.bin, with --tokenizer)\n"),
         (3, ["plan", "gone.bin"], "Error: cannot read the checkpoint: No such file or directory\n"
          "  where: checkpoint gone.bin\n  try:   give the path of a llama2.c checkpoint (.bin)\n"),
         (3, ["plan", "gone.safetensors"], "Error: cannot read the quantized model: No such file or directory\n"

@@ -16,7 +16,7 @@ from mcugen.cli import mcugen
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "firmware/README.md")
 FOLDERS = ("mcugen", "firmware", "templates", "boards", "tests", ".ci")
-OTHER_OPTIONS = {"--update-golden", "--integers"}  # of pytest here, of mcugen.models.home.evaluate
+OTHER_OPTIONS = {"--update-golden", "--integers", "--show"}  # of pytest here, of mcugen.models.*.evaluate
 
 _LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -111,6 +111,16 @@ def test_the_accuracy_in_the_readme_is_the_models_own() -> None:
             score = stated[kind][suite]
             right, total = score["right"], score["total"]
             assert cell.removesuffix(" |") == f"{100 * right / total:.2f} % ({right} of {total})", suite
+
+
+def test_the_figures_of_the_stories_in_the_readme_are_the_models_own() -> None:
+    stated = json.loads((ROOT / "mcugen" / "models" / "tales" / "model.json").read_text(encoding="utf-8"))
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- figures: tales -->")[1]
+    rows = [line.removesuffix(" |").split(" | ")[1:] for line in table.strip().splitlines()[2:5]]
+    kinds = [stated[kind] for kind in ("figures", "integer_figures")]
+    assert rows[0] == [f"{kind['perplexity']:.4f}" for kind in kinds]
+    for row, name in zip(rows[1:], ("sampled", "greedy"), strict=True):
+        assert row == [f"{kind[name]} of {kind['stories']}" for kind in kinds]
 
 
 def test_no_document_names_a_machine() -> None:

@@ -15,7 +15,7 @@ import pytest
 from tools import missing
 
 import mcugen
-from mcugen.resources import data_dir, models_dir
+from mcugen.resources import bundled_models, data_dir, models_dir
 
 ROOT = Path(mcugen.__file__).resolve().parent.parent
 FOLDERS = ("templates", "boards", "firmware")
@@ -59,8 +59,10 @@ def test_the_wheel_holds_what_mcugen_needs(wheel: Path) -> None:
     rest = {path for path in found if path.startswith("mcugen-")}
     assert set(found) - rest == package | data
     assert {"mcugen/py.typed", "mcugen/emulate/profile_hook.c"} <= package
-    for name in ("model.bin", "tokenizer.bin", "model.json"):
-        assert found[f"mcugen/models/home/{name}"] == (models_dir() / "home" / name).read_bytes()
+    assert bundled_models() == ("home", "tales")
+    for model in bundled_models():
+        for name in ("model.bin", "tokenizer.bin", "model.json"):
+            assert found[f"mcugen/models/{model}/{name}"] == (models_dir() / model / name).read_bytes()
     for path in data:
         assert found[path] == (ROOT / path.removeprefix("mcugen/_data/")).read_bytes()
     assert {path.split("/", 1)[1] for path in rest} == {
@@ -107,6 +109,7 @@ def test_an_unpacked_wheel_works_without_the_checkout(wheel: Path, tmp_path: Pat
         ["boards", "--json"],
         ["plan", "--json"],
         ["run", "--board", "host", "--quiet", "--prompt", "it is too dark in the bedroom", "--tokens", "20"],
+        ["run", "tales", "--board", "host", "--quiet", "--prompt", "", "--tokens", "20"],
     ):
         printed = run_from(tmp_path / "installed", tmp_path, *arguments)
         assert printed == run_from(ROOT, tmp_path, *arguments)

@@ -21,7 +21,7 @@ from mcugen.families import Family
 from mcugen.ir import Config, MemoryRegion, Tokenizer
 from mcugen.quantized_file import save_quantized
 from mcugen.recipes import MIXED, W4, W4_NEAREST, W8
-from mcugen.resources import models_dir
+from mcugen.resources import bundled_models, models_dir
 from mcugen.sources import Source
 from mcugen.tokenizer import write_tokenizer
 
@@ -49,6 +49,16 @@ def test_the_default_source_is_the_model_that_ships() -> None:
         facts["name"], facts["lowercase"], facts["prompt_suffix"],
     )  # fmt: skip
     assert found.model is not None and found.quantized is None
+
+
+@pytest.mark.parametrize("name", bundled_models())
+def test_a_model_that_ships_is_known_by_its_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even beside a file or folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    found = sources.open_source(Path(name), None)
+    assert found.name == name and found.model is not None
+    assert len(found.tokenizer.pieces) == found.model.config.vocab_size
 
 
 def test_a_quantised_file_brings_its_tokenizer_or_takes_another(tmp_path: Path) -> None:

@@ -173,16 +173,17 @@ def train(
     steps: int,
     save: Callable[[int], None],
     progress: Callable[[str], None],
+    rate: float = 1.0,
 ) -> None:
-    """Train, calling save(step) every 500 steps and at the end."""
+    """Train, calling save(step) every 500 steps and at the end. rate: of the highest learning rates."""
     each_optimizer = optimizers(model)
-    peaks = [[group["lr"] for group in optimizer.param_groups] for optimizer in each_optimizer]
+    peaks = [[rate * group["lr"] for group in optimizer.param_groups] for optimizer in each_optimizer]
     started, seen = time.monotonic(), 0.0
     for step in range(1, steps + 1):
-        rate = min(1.0, step / WARMUP) * min(1.0, (steps - step + 1) / (0.6 * steps))  # flat, then down to 0
+        share = min(1.0, step / WARMUP) * min(1.0, (steps - step + 1) / (0.6 * steps))  # flat, then down to 0
         for optimizer, peak in zip(each_optimizer, peaks, strict=True):
             for group, lr in zip(optimizer.param_groups, peak, strict=True):
-                group["lr"] = lr * rate
+                group["lr"] = lr * share
             optimizer.zero_grad(set_to_none=True)
         loss = loss_of(model, *next(data))
         loss.backward()

@@ -97,18 +97,22 @@ def capitalize(text: str) -> str:
     return re.sub(r"\bi\b", "I", text)
 
 
-def tell(rng: Random, plot: Plot) -> str:
-    """Return one story: a title and a newline where it has one, then sentences in one line."""
+def tell(rng: Random, plot: Plot, *, short: bool = False) -> str:
+    """Return one story: a title and a newline where it has one, then sentences in one line.
+
+    short: only the opening and two of the other beats, to learn first who is who.
+    """
     words = cast(rng, plot)
-    beats = [say(rng, rng.choice(beat), words) for beat in plot.beats]
+    chosen = [0, *sorted(rng.sample(range(1, len(plot.beats)), 2))] if short else range(len(plot.beats))
+    beats = [say(rng, rng.choice(plot.beats[i]), words) for i in chosen]
     text = " ".join(capitalize(beat) for beat in beats if beat)
     if rng.random() < TITLED:
         return f"{capitalize(say(rng, rng.choice(plot.titles), words))}\n{text}"
     return text
 
 
-def stream(seed: int) -> Iterator[str]:
+def stream(seed: int, *, short: bool = False) -> Iterator[str]:
     """An endless stream of stories, fixed by its seed."""
     rng = Random(seed)
     while True:
-        yield tell(rng, rng.choice(PLOTS))
+        yield tell(rng, rng.choice(PLOTS), short=short)
