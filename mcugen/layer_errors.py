@@ -154,7 +154,11 @@ class LayerErrors:
         if point.rotated:  # to where the integers stand: their positions are turned back (D4)
             angles = rope_angles(self._graph.model.config, position + np.arange(len(x)), layer or 0)
             y = rope(y, angles)
-        self._sums[op].add(x, y.reshape(len(x), -1))
+        y = y.reshape(len(x), -1)
+        if y.shape == x.shape:
+            self._sums[op].add(x, y)
+        else:  # of a pruned model: the whole one has other channels here
+            del self._sums[op]
 
     def _counterpart(self, layer: int, tap: str) -> Floats:
         if tap.startswith("residual "):

@@ -408,7 +408,11 @@ def _hash(parts: Iterable[bytes]) -> str:
 
 
 def _quantized_key(
-    source: Source, text: str | None, recipe: Recipe, training: Training | None, lesson: NDArray[np.int64] | None
+    source: Source,
+    text: str | None,
+    recipe: Recipe,
+    training: Training | None = None,
+    lesson: NDArray[np.int64] | None = None,
 ) -> str:
     """Hash of all that quantisation depends on: weights, texts, tokenizer, choices, numpy, all of mcugen's code."""
     assert source.model is not None

@@ -960,7 +960,7 @@ USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\
     [
         (2, ["biuld"], "Usage: mcugen [OPTIONS] COMMAND [ARGS]...\nTry 'mcugen --help' for help.\n\n"
          "Error: No such command 'biuld'. Did you mean 'build'?\n"),
-        (2, ["build", "--bord", "x"], USAGE.format("build", "No such option '--bord'. Did you mean '--board'?")),
+        (2, ["build", "--bord", "x"], USAGE.format("build", "No such option '--bord'. (Did you mean one of: '--board', '--lora'?)")),
         (2, ["verify", "--tokens", "0"], USAGE.format(
             "verify", "Invalid value for '--tokens': 0 is not in the range x>=1.")),
         (2, ["run", "--tokens", "-1"], USAGE.format("run", "Invalid value for '--tokens': -1 is not in the range x>=0.")),
@@ -970,7 +970,7 @@ USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\
             "  where: --recipe\n  try:   one of those, or the path of your own .toml file\n"),
         (2, ["run", "--prefill", "all"], USAGE.format(
             "run", "Invalid value for '--prefill': 'all' is not a valid integer.")),
-        (2, ["eval", "--prefill", "2"], USAGE.format("eval", "No such option '--prefill'.")),
+        (2, ["eval", "--prefill", "2"], USAGE.format("eval", "No such option '--prefill'. Did you mean '--prune'?")),
         (2, ["eval", "gone.bin"], "Error: there is nothing to measure gone.bin on\n  where: eval\n"
          "  try:   add --text FILE for perplexity, or --cases FILE for exact answers\n"),
         (2, ["boards", "nucleo"], "Usage: mcugen boards [OPTIONS] [COMMAND] [ARGS]...\n"
@@ -984,7 +984,7 @@ USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\
          "  where: --board\n"
          "  try:   check the path; without .toml at the end, --board takes the name of a board that ships with mcugen\n"),
         (2, ["plan", "tails"], "Error: there is no model 'tails'; mcugen knows home, tales\n"
-         "  where: MODEL\n  try:   one of those, or the path of a checkpoint (.bin, with --tokenizer)\n"),
+         "  where: MODEL\n  try:   one of those, or the path of a model\n"),
         (3, ["plan", "gone.bin"], "Error: cannot read the checkpoint: No such file or directory\n"
          "  where: checkpoint gone.bin\n  try:   give the path of a llama2.c checkpoint (.bin)\n"),
         (3, ["plan", "gone.safetensors"], "Error: cannot read the quantized model: No such file or directory\n"

@@ -18,6 +18,7 @@ from mcugen.cli import mcugen
 from mcugen.errors import InputError, UsageError
 from mcugen.gguf_file import gguf_tokenizer
 from mcugen.ir import Config
+from mcugen.recipes import W8
 from mcugen.sources import Source, open_source, quantize_source
 from mcugen.tokenizer import encode, write_tokenizer
 
@@ -239,7 +240,7 @@ def test_another_bos_is_another_calibration():
     model = zoo.model_of(zoo.SHAPES["mha"])
     keys = {
         sources._quantized_key(
-            Source("x", model, None, dataclasses.replace(zoo.random_tokenizer(50), bos=bos)), None, 8
+            Source("x", model, None, dataclasses.replace(zoo.random_tokenizer(50), bos=bos)), None, W8
         )
         for bos in (1, 7)
     }

@@ -562,7 +562,7 @@ KERNEL_FAULTS = [  # the op that must be named, the file, what it reads, what it
     ("linear_s8", "linear.c", "to_s8(ring + slot * w->rows", "to_s8(ring + (slot & 1) * w->rows"),
     ("attention_s16", "attention.c", "t = 0; t < length; t++) {\n                even", "t = 1; t < length; t++) {\n                even"),
     ("attention_s16", "attention.c", "(head / group)", "((attention->n_heads - 1 - head) / group)"),
-    ("attention_s16", "attention.c", "mg_round_shift_s32(acc, attention->shift)", "(acc >> attention->shift)"),
+    ("attention_s16", "attention.h", "mg_round_shift_s32(acc, attention->shift)", "(acc >> attention->shift)"),
     ("linear_add_s16", "linear.c", "residual[row + i] + change", "residual[row + i] + change + 1"),
     ("swiglu_s16", "swiglu.c", "silu * up[i], shift", "silu * up[i] - ((1 << shift) >> 1), shift"),
     ("linear_s32", "linear.c", "mg_saturate_s32(scaled(acc[i],", "mg_saturate_s32(scaled(acc[0],"),
