@@ -16,11 +16,11 @@ C_TYPES = {"int8": "int8_t", "int16": "int16_t", "int32": "int32_t", "uint8": "u
 
 # Names that a model's files must not take: headers of the firmware and of C, main.c, and the prefix of the kernels.
 RESERVED = frozenset(
-    ("attention", "console", "fixedpoint", "generate", "kernels", "op_done", "port", "ring", "sampler", "tables", "tokenizer",
+    ("console", "fixedpoint", "generate", "kernels", "op_done", "port", "ring", "sampler", "tables", "tokenizer",
      "kernels_dsp", "kernels_mve", "kernels_rv32", "kernels_v6m", "kernels_v7m", "key_quads", "matrix", "tables_dsp",
      "attention_dsp", "row_digits", "vectors_mve", "mcugen_ops", "tflite_file", "kernel_util", "micro_interpreter",
      "micro_op_resolver", "micro_mutable_op_resolver", "schema_generated", "stddef", "stdint", "stdio", "main", "mg",
-     "split", "tokenizer_pairs")
+     "split", "tokenizer_pairs", "attention")
 )  # fmt: skip
 
 
