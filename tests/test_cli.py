@@ -666,7 +666,7 @@ USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\
         (2, ["run", "--tokens", "-1"], USAGE.format("run", "Invalid value for '--tokens': -1 is not in the range x>=0.")),
         (2, ["build", "--verify-tokens", "-1"], USAGE.format(
             "build", "Invalid value for '--verify-tokens': -1 is not in the range x>=0.")),
-        (2, ["plan", "--recipe", "w5"], "there is no recipe 'w5'; mcugen knows w8, w4, w4-nearest, mixed\n"
+        (2, ["plan", "--recipe", "w5"], "Error: there is no recipe 'w5'; mcugen knows w8, w4, w4-nearest, mixed\n"
             "  where: --recipe\n  try:   one of those, or the path of your own .toml file\n"),
         (2, ["run", "--prefill", "all"], USAGE.format(
             "run", "Invalid value for '--prefill': 'all' is not a valid integer.")),
