@@ -18,7 +18,7 @@ from mcugen.recipes import Precision
 from mcugen.reference import FloatDecoder
 from mcugen.rounding import INPUTS, Floats, Folded, Grid, gptq, place
 
-RETARGET_DAMPING = 0.1  # as rounding.DAMPING: ten times as much is the best for the correction
+RETARGET_DAMPING = 0.1  # as rounding.DAMPING, of what takes back error: with 0.01 KL is 6 % larger
 BATCH = 4  # sequences read at once
 
 Progress = Callable[[int, int], None]

@@ -425,10 +425,13 @@ def rounded(model: Model, seen: Calibration, recipe: Recipe, progress: Progress 
         recipe = chosen(model, seen, recipe).recipe
     matrices = folded(model, seen)
     recipe.check(matrices)
+    found: dict[str, Grid] = {}
     if recipe.rounding == "gptq":
-        return round_in_order(model, matrices, seen.values, seen.sequences, recipe.precision, progress)
-    precisions = {label: recipe.precision(label) for label in matrices}
-    return {label: nearest(matrices[label].w, p.bits, p.group) for label, p in precisions.items()}
+        found = round_in_order(model, matrices, seen.values, seen.sequences, recipe.precision, progress)
+    for label in matrices.keys() - found.keys():
+        precision = recipe.precision(label)
+        found[label] = nearest(matrices[label].w, precision.bits, precision.group)
+    return found
 
 
 def quantize(
