@@ -1,8 +1,8 @@
 """Which matrix gets how many bits: the most accuracy within a budget.
 
 What rounding one matrix costs is measured: the KL divergence of the float model to itself with this matrix alone in
-int4, on the model's own samples. Small errors add up, and KL is quadratic in them: the other precisions cost as much
-more or less as their weighted error (rounding.weighted_error) is larger or smaller.
+int4, on the model's own samples. Small errors add up, and KL is quadratic in them: another precision costs as much
+more or less as its weighted error (rounding.weighted_error) is larger or smaller, both rounded to nearest.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from mcugen.errors import UsageError
 from mcugen.ir import Config, Model
 from mcugen.recipes import INT4, INT4_COARSE, INT8, Budget, Precision, Recipe
 from mcugen.reference import FloatDecoder
-from mcugen.rounding import INPUTS, Floats, Folded, gptq, place, weighted_error
+from mcugen.rounding import INPUTS, Floats, Folded, gptq, nearest, place, weighted_error
 from mcugen.sheet import Sheet
 
-TOKENS = 1024  # that the cost of a matrix is measured on
+TOKENS = 512  # that the cost of a matrix is measured on
 
 Progress = Callable[[int, int], None]
 _Sizes = Mapping[str, tuple[int, ...]]  # (rows, cols) by label
@@ -102,7 +102,7 @@ def choose(
     """
     assert recipe.budget is not None
     sizes = {label: part.w.shape for label, part in folded.items()}
-    costs = _costs(model, folded, values, sequences, progress)
+    costs = _costs(model, folded, values, sequences, recipe, progress)
     chosen = {label: recipe.stated(label) or INT4_COARSE for label in folded}
     free = {label for label in folded if recipe.stated(label) is None}
 
@@ -200,6 +200,7 @@ def _costs(
     folded: Mapping[str, Folded],
     values: Mapping[tuple[str, int], Floats],
     sequences: Sequence[NDArray[np.int64]],
+    recipe: Recipe,
     progress: Progress,
 ) -> dict[tuple[str, Precision], float]:
     """KL in nats per token of each matrix alone with each precision."""
@@ -210,14 +211,17 @@ def _costs(
         name, (layer, *expert) = place(label)
         seen = values[INPUTS[name], layer] / part.columns
         hessian = seen.T @ seen / len(seen)
-        errors, grids = {}, {}
-        for precision in (INT4, INT4_COARSE, Precision(4), INT8):
-            grids[precision] = grid = gptq(part.w, hessian, precision.bits, precision.group)
-            errors[precision] = float((weighted_error(part.w, grid, hessian) / part.out_scale**2).sum())
+        if recipe.rounding == "gptq":
+            grid = gptq(part.w, hessian, INT4.bits, INT4.group)
+        else:
+            grid = nearest(part.w, INT4.bits, INT4.group)
         weights = model.weights[name].copy()
-        weights[layer, *expert] = grids[INT4].values() / part.columns
-        changed = replace(model, weights={**model.weights, name: weights})
-        measured = _kl(changed, read, expected)
+        weights[layer, *expert] = grid.values() / part.columns
+        measured = _kl(replace(model, weights={**model.weights, name: weights}), read, expected)
+        errors = {
+            precision: float(weighted_error(part.w, nearest(part.w, precision.bits, precision.group), hessian).sum())
+            for precision in (INT4, *sorted(recipe.precisions()))
+        }
         for precision, error in errors.items():
             costs[label, precision] = measured * error / errors[INT4] if errors[INT4] else 0.0
         progress(len({at for at, _ in costs}), len(folded))

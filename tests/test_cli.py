@@ -520,6 +520,44 @@ def test_quantize_with_small_weights(files: Files) -> None:
         )  # fmt: skip
 
 
+def test_quantize_within_a_budget(files: Files) -> None:
+    """A table of what each matrix got, the same as JSON, and integers that keep to it."""
+    named = ["quantize", *files.named, "--budget", "6bits"]
+    found = json.loads(done(*named, "--json"))
+    assert found["recipe"] == "w4-8a8kv8 within 6 bits gptq, calibrated on own samples, seed 0"
+    precisions = found["precisions"]
+    assert 5 < precisions["bits"] <= 6
+    sheet = done(*named)
+    assert sheet.splitlines()[0].strip() == "precision of each matrix"
+    assert f"{precisions['bits']:.2f} bits per weight of these matrices" in " ".join(sheet.split())
+    integers = load_quantized(Path("tiny.safetensors"))[0]
+    for matrix in precisions["matrices"]:
+        _, layer, name = matrix["label"].split(".")
+        linear = getattr(integers.layers[int(layer)], name)
+        assert (linear.bits, linear.group) == (matrix["precision"]["bits"], matrix["precision"]["group"])
+        assert matrix["label"] in sheet
+    assert done("quantize", *files.named, "--recipe", "mixed", "--budget", "6 bits") == sheet
+    failed(
+        2,
+        "Error: the recipe w8 states every precision; there is nothing to choose within a budget\n"
+        "  where: --budget\n"
+        "  try:   --recipe mixed, or leave --budget out\n",
+        *named, "--recipe", "w8",
+    )  # fmt: skip
+
+
+def test_a_recipe_file(files: Files) -> None:
+    """In any command; the generated files name it without its folder."""
+    recipe = files.folder / "mine.toml"
+    recipe.write_text('[weights]\ndefault = "int4"\n[weights.override]\n"*.wk" = "int8"\n')
+    done("build", *files.named, "--recipe", recipe, "--board", "host", "--verify-tokens", 12, "--out", "out")
+    assert " --recipe mine.toml --board host\n" in Path("out/tiny.c").read_text()
+    assert json.loads(Path("out", MARKER).read_text())["recipe"].startswith("w4a8kv8 gptq *.wk=int8, calibrated on ")
+    recipe.write_text('[weights]\ndefault = "int4"\n[weights.override]\n"*.k" = "int8"\n')
+    result = cli("build", *files.named, "--recipe", recipe, "--board", "host")
+    assert (result.exit_code, "the pattern '*.k' matches no matrix" in result.stderr) == (3, True)
+
+
 def test_fully_connected(files: Files) -> None:
     """A file, figures of their own, and no way around what it is for."""
     text = ["--text", files.folder / "text.txt", "--tokens", 30, "--json"]
