@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mcugen.errors import InputError, UsageError
-from mcugen.ir import Model
+from mcugen.ir import Config, Model
 from mcugen.quantize import Calibration, folded
 from mcugen.reference import rope_angles
 from mcugen.rounding import S8_MAX, Folded, Grid
@@ -146,6 +146,14 @@ def _cut(tokens: NDArray[np.integer], length: int, rng: np.random.Generator) -> 
 # ---------------------------------------------------------------- the decoder
 
 
+class _Past:
+    """keys, values: float32[n_layers, B, n_kv_heads, S, head_dim], of which `used` of the S positions are filled."""
+
+    def __init__(self, config: Config, batch: int, length: int) -> None:
+        shape = (config.n_layers, batch, config.n_kv_heads, length, config.head_dim)
+        self.keys, self.values, self.used = torch.zeros(shape), torch.zeros(shape), 0
+
+
 class _Decoder:
     """FloatDecoder in float32 tensors: forward(tokens[B, T]) -> logits[B, T, vocab]."""
 
@@ -164,8 +172,8 @@ class _Decoder:
         """What a matrix reads of x; name: of the matrix, "" of the classifier."""
         return x
 
-    def forward(self, tokens: Tensor, past: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
-        """past: keys and values [B, n_kv_heads, S, head_dim] of each layer that went before, and are extended."""
+    def forward(self, tokens: Tensor, past: _Past | None = None) -> Tensor:
+        """past: of the tokens that went before; these are added."""
         config, w = self.config, self.weights
         x = self.table("token_embedding_table")[tokens] * config.embedding_scale
         for layer in range(config.n_layers):
@@ -173,6 +181,8 @@ class _Decoder:
             x = x + self._post_norm("post_att_weight", layer, added)
             added = self._feed_forward(self._norm(x, w["rms_ffn_weight"][layer]), layer)
             x = x + self._post_norm("post_ffn_weight", layer, added)
+        if past is not None:
+            past.used += tokens.shape[1]
         x = self._norm(x, w["rms_final_weight"])
         return self.block(x, "", 0) @ self.table("wcls").T * config.logit_scale
 
@@ -186,7 +196,7 @@ class _Decoder:
         y = x @ self.matrix(name, layer).T
         return y + self.weights[bias][layer] if bias in self.weights else y
 
-    def _attention(self, x: Tensor, layer: int, past: list[tuple[Tensor, Tensor]] | None) -> Tensor:
+    def _attention(self, x: Tensor, layer: int, past: _Past | None) -> Tensor:
         config, (batch, length, _) = self.config, x.shape
         x = self.block(x, "wq", layer)
         q, k, v = (
@@ -194,16 +204,14 @@ class _Decoder:
         )
         if config.qk_norm:
             q, k = self._norm(q, self.weights["q_norm"][layer]), self._norm(k, self.weights["k_norm"][layer])
-        before = 0 if past is None or len(past) <= layer else past[layer][0].shape[2]
+        before = 0 if past is None else past.used
         angles = rope_angles(config, np.arange(before, before + length), layer)
         turn = torch.tensor(np.stack([np.cos(angles), np.sin(angles)]), dtype=torch.float32)[:, :, None]
         q, k, v = _rope(q, turn).transpose(1, 2), _rope(k, turn).transpose(1, 2), v.transpose(1, 2)
         if past is not None:
-            if before:
-                k, v = torch.cat([past[layer][0], k], 2), torch.cat([past[layer][1], v], 2)
-                past[layer] = k, v
-            else:
-                past.append((k, v))
+            past.keys[layer, :, :, before : before + length] = k
+            past.values[layer, :, :, before : before + length] = v
+            k, v = past.keys[layer, :, :, : before + length], past.values[layer, :, :, : before + length]
         mask = _visible(config.window(layer), before, length)
         if length == 1:  # a group's query heads read the same keys, as several positions would
             q = q.reshape(batch, config.n_kv_heads, config.group_size, config.head_dim)
@@ -222,7 +230,7 @@ class _Decoder:
     def sample(self, count: int, length: int, rng: np.random.Generator, bos: int, eos: int) -> NDArray[np.int64]:
         """Sequences int64[count, length] at temperature 1, each opening with bos; after eos comes bos again."""
         tokens = torch.full((count, 1), bos)
-        past: list[tuple[Tensor, Tensor]] = []
+        past = _Past(self.config, count, length)
         for _ in range(length - 1):
             last = tokens[:, -1:]
             with torch.no_grad():

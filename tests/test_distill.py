@@ -56,7 +56,7 @@ def test_the_decoder_is_the_float_reference(features: dict[str, object]) -> None
     decoder = distill._Decoder(model)
     with torch.no_grad():
         assert np.abs(decoder.forward(torch.from_numpy(tokens)).numpy() - expected).max() < 2e-4
-        past: list[object] = []
+        past = distill._Past(model.config, 2, 12)
         parts = [decoder.forward(torch.from_numpy(part), past).numpy() for part in np.split(tokens, [5, 6, 7], 1)]
     assert np.abs(np.concatenate(parts, 1) - expected).max() < 2e-4
 
