@@ -204,7 +204,7 @@ def stated(kind: str) -> evaluate.Figures:
 
 
 def test_the_shipped_model_is_as_good_as_it_says(tales: tuple[Model, Tokenizer]) -> None:
-    size, said = 40, stated("figures")
+    size, said = 24, stated("figures")
     found = evaluate.measure(evaluate.float_model(*tales), tales[1], size)
     assert found.perplexity < 1.03 * said.perplexity
     for ours, theirs in ((found.sampled, said.sampled), (found.greedy, said.greedy)):
@@ -212,18 +212,19 @@ def test_the_shipped_model_is_as_good_as_it_says(tales: tuple[Model, Tokenizer])
 
 
 def test_the_integers_are_as_good_as_it_says(tales: tuple[Model, Tokenizer]) -> None:
-    size, said = 8, stated("integer_figures")
+    size, said = 5, stated("integer_figures")
     tell, _ = evaluate.integer_model(*tales)
     sampled, greedy = evaluate.tell_both(tell, size)
     wrong = [story for story in (*sampled, *greedy) if check.faults(story)]
     assert len(wrong) <= 2 + round(2 * size * (1 - (said.sampled + said.greedy) / 2 / said.stories))
 
 
-@pytest.mark.parametrize(("bits", "nats", "agreement"), [(8, 0.01, 0.97), (4, 0.1, 0.9)])
+@pytest.mark.parametrize(("bits", "nats", "agreement"), [(8, 0.0005, 0.985), (4, 0.01, 0.955)])
 def test_the_integers_stay_close_to_float(
     tales: tuple[Model, Tokenizer], bits: int, nats: float, agreement: float
 ) -> None:
-    """Rung 2 for this model, on stories that it never saw."""
+    """Rung 2 for this model, on stories that it never saw: measured 0.0001 nats and 99.4 %; with int4 weights 0.0029
+    nats and 97.2 %."""
     model, tokenizer = tales
     graph = lower(quantize(model, self_calibration(model, eos=tokenizer.eos), bits), 256)
     kl, agree = [], []

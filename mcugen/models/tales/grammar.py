@@ -7,7 +7,7 @@ project's own, under its licence.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from random import Random
 from typing import Final
 
@@ -111,8 +111,8 @@ def tell(rng: Random, plot: Plot, *, short: bool = False) -> str:
     return text
 
 
-def stream(seed: int, *, short: bool = False) -> Iterator[str]:
+def stream(seed: int, *, plots: Sequence[Plot] = PLOTS, short: bool = False) -> Iterator[str]:
     """An endless stream of stories, fixed by its seed."""
     rng = Random(seed)
     while True:
-        yield tell(rng, rng.choice(PLOTS), short=short)
+        yield tell(rng, rng.choice(plots), short=short)
