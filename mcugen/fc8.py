@@ -52,7 +52,7 @@ def to_fc8(
     progress(tokens sampled, of how many). The same model gives the same result. Raises UsageError for int4 weights,
     InputError where a scale leaves the range of the integer arithmetic.
     """
-    bits = model.layers[0].wq.bits
+    bits = min(getattr(layer, name).bits for layer in model.layers for name in FC_MATRICES)
     if bits != 8:
         raise UsageError(
             f"FULLY_CONNECTED multiplies int8 weights only; those of {model.name} are int{bits}",
