@@ -24,7 +24,7 @@ from mcugen.emulate.instructions import Instruction, decode
 from mcugen.emulate.machine import Emulator
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import InputError, MismatchError, UsageError
-from mcugen.ir import Bank, Firmware, Linear, Op
+from mcugen.ir import Bank, Firmware, Graph, Linear, Op
 from mcugen.layout import Layout
 from mcugen.simulate import Simulator
 from mcugen.sources import Progress, silent
@@ -200,6 +200,12 @@ def parse_positions(text: str) -> tuple[int, int]:
 # ---------------------------------------------------------------- counting
 
 
+def _weights(graph: Graph) -> str:
+    """Of the layers' matrices: "int8" or "int4", or "int4 and int8" where they differ."""
+    matrices = [op.parameters["w"] for op in graph.ops if op.label.startswith("layers.") and "w" in op.parameters]
+    return " and ".join(f"int{bits}" for bits in sorted({matrix.bits for matrix in matrices}))
+
+
 def bench(layout: Layout, firmware: Firmware, first: int, last: int, progress: Progress = silent) -> Bench:
     """Count what the firmware of a layout executes, on the model's own greedy tokens.
 
@@ -222,7 +228,7 @@ def bench(layout: Layout, firmware: Firmware, first: int, last: int, progress: P
     ops = _op_costs(layout, within.mean(0))
     return Bench(
         model=graph.model.name,
-        weights=f"int{graph.model.layers[0].wq.bits}",
+        weights=_weights(graph),
         board=layout.board.name,
         core=layout.board.core,
         clock_hz=layout.board.clock_hz,

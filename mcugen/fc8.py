@@ -55,7 +55,7 @@ def to_fc8(
     integer arithmetic.
     """
     check_plain(model, "tflm")
-    bits = model.layers[0].wq.bits
+    bits = min(getattr(layer, name).bits for layer in model.layers for name in FC_MATRICES)
     if bits != 8:
         raise UsageError(
             f"FULLY_CONNECTED multiplies int8 weights only; those of {model.name} are int{bits}",

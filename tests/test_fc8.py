@@ -269,11 +269,16 @@ def test_the_same_model_gives_the_same_result_and_progress_is_told() -> None:
 
 
 def test_int4_weights_are_refused() -> None:
-    with pytest.raises(UsageError) as caught:
-        to_fc8(quantized(MQA, bits=4))
-    assert str(caught.value) == (
-        "FULLY_CONNECTED multiplies int8 weights only; those of random0 are int4\n  where: --fc\n  try:   --fc custom"
-    )
+    """Of any matrix."""
+    model, int4 = quantized(MQA), quantized(MQA, bits=4)
+    partly = dataclasses.replace(model, layers=(dataclasses.replace(model.layers[0], w2=int4.layers[0].w2),))
+    for refused in (int4, partly):
+        with pytest.raises(UsageError) as caught:
+            to_fc8(refused)
+        assert str(caught.value) == (
+            "FULLY_CONNECTED multiplies int8 weights only; those of random0 are int4\n"
+            "  where: --fc\n  try:   --fc custom"
+        )
 
 
 def test_own_text_is_sampled_token_by_token_from_bos() -> None:

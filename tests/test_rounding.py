@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from zoo import SHAPES, model_of, random_tokenizer, random_tokens
 
+from mcugen.bench import _weights
 from mcugen.boards import load_board
 from mcugen.gptq import _layer, _retargeted, _values, round_in_order
 from mcugen.ir import Model
@@ -216,6 +217,7 @@ def test_firmware_of_several_precisions_in_one_layer(board):
     assert [(m.bits, m.group) for m in (layer.wq, layer.wk, layer.wo, layer.w2)] == [(4, 32), (8, 0), (4, 0), (4, 64)]
     layout = lay_out(q, random_tokenizer(config.vocab_size), load_board(board), 6, 3)
     tokens = random_tokens(config, 14).tolist()
+    assert _weights(layout.graph) == "int4 and int8"
     machine = ladder.host_machine(layout) if board == "host" else ladder.nucleo_machine(layout)
     try:
         assert verify(machine, layout.graph, layout.plan, tokens, rung="rung", title="machine").difference is None
