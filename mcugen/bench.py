@@ -201,8 +201,9 @@ def parse_positions(text: str) -> tuple[int, int]:
 
 
 def _weights(graph: Graph) -> str:
-    """Of the layers' matrices: "int8" or "int4", or "int4 and int8" where they differ."""
-    matrices = [op.parameters["w"] for op in graph.ops if op.label.startswith("layers.") and "w" in op.parameters]
+    """Of the layers' matrices but routers: "int8" or "int4", or "int4 and int8" where they differ."""
+    found = [op.parameters["w"] for op in graph.ops if re.fullmatch(r"layers\..*\.w[qkvo123]", op.label)]
+    matrices = [w.matrices[0] if isinstance(w, Bank) else w for w in found]
     return " and ".join(f"int{bits}" for bits in sorted({matrix.bits for matrix in matrices}))
 
 

@@ -15,7 +15,7 @@ from test_quantize import cost
 from test_verify import broken_machine, climb, prompted
 
 from mcugen import kernels as k
-from mcugen.bench import PARTS, part_of
+from mcugen.bench import PARTS, _weights, part_of
 from mcugen.boards import load_board
 from mcugen.emulate.elf import parse_elf
 from mcugen.errors import InputError, InternalError, UsageError
@@ -432,6 +432,8 @@ def test_a_prompt_whose_tokens_share_one_choice_is_found(old: str, new: str) -> 
 def test_bench_knows_whose_work_every_op_is(config: Config) -> None:
     graph = lower(zoo.quantized(config), 8)
     assert {part_of(op) for op in graph.ops} <= set(PARTS)
+    assert _weights(graph) == "int8"
+    assert _weights(lower(zoo.quantized(config, bits=4), 8)) == "int4"
 
 
 REFUSED = {
