@@ -91,6 +91,21 @@ def test_without_a_step_the_grids_come_back(precision: Precision) -> None:
         assert np.array_equal(result.model.weights[name], values)
 
 
+def test_a_student_multiplies_by_what_its_codes_stand_for() -> None:
+    model = zoo.model_of(CONFIG)
+    seen = calibrated(model)
+    parts, grids = folded(model, seen), to_nearest(model, seen)
+    student = distill._Student(model, parts, grids)
+    for label, part in parts.items():
+        _, layer, name = label.split(".")
+        found = student.matrix(name, int(layer)).detach().numpy() * part.columns
+        assert np.allclose(found, grids[label].values(), rtol=1e-5, atol=0), label
+    tokens = zoo.random_tokens(CONFIG, 12)[None]
+    fine = distill._Student(model, parts, to_nearest(model, seen, INT8))
+    error = fine.forward(torch.from_numpy(tokens)).detach().numpy() - FloatDecoder(model).forward(tokens)
+    assert 0 < np.sqrt((error**2).mean()) < 0.06  # of logits with a standard deviation near 2
+
+
 def test_no_group_falls_silent() -> None:
     """A step that rounds to 0 is 1, and a group that begins with 0 begins with 1."""
     model = zoo.model_of(CONFIG)
