@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mcugen.errors import InputError
 from mcugen.ir import Model
+from mcugen.weights import neighbouring_pairs
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MATRICES = {
@@ -87,9 +88,10 @@ def merge_lora(model: Model, folder: Path, factors: Mapping[str, float] = Mappin
     weights: dict[str, NDArray[np.float32]] = dict(model.weights)
     for name, by_layer in deltas.items():
         merged = model.weights[name].astype(np.float64)
+        heads = {"wq": model.config.n_heads, "wk": model.config.n_kv_heads}.get(name)
         for layer, (a, b) in by_layer.items():
             delta = adapter.scale * (b @ a) * factors.get(name, 1.0)
-            merged[layer] += _neighbouring_pairs(model, name, delta)
+            merged[layer] += delta if heads is None else neighbouring_pairs(delta, heads)
         weights[name] = _float32(merged, name, where)
     for name, values in whole.items():
         weights[name] = _float32(values * factors.get(name, 1.0), name, where)
@@ -102,15 +104,6 @@ def merge_lora(model: Model, folder: Path, factors: Mapping[str, float] = Mappin
     parts = (model.sha256.encode(), config_bytes, content)
     digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     return replace(model, config=config, weights=MappingProxyType(weights), sha256=digest)
-
-
-def _neighbouring_pairs(model: Model, name: str, delta: Floats) -> Floats:
-    """Rows of queries and keys in the order of ir.Model: Hugging Face has a head's pairs half a head apart."""
-    config = model.config
-    heads = {"wq": config.n_heads, "wk": config.n_kv_heads}.get(name)
-    if heads is None:
-        return delta
-    return delta.reshape(heads, 2, config.head_dim // 2, -1).swapaxes(1, 2).reshape(delta.shape)
 
 
 def _float32(values: Floats, name: str, where: str) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn, cast
+from typing import NoReturn, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ MAX_EXPERTS = 256
 MAX_HEAD_DIM = 256  # firmware/kernels/kernels.h, mg_attention_t
 
 Floats = NDArray[np.float32]
+_Real = TypeVar("_Real", np.float32, np.float64)
 _MISSING = object()
 
 
@@ -226,7 +227,7 @@ def _converted(weight: str, tensor: Floats, config: Config, naming: Naming) -> F
     return tensor
 
 
-def neighbouring_pairs(tensor: Floats, heads: int) -> Floats:
+def neighbouring_pairs(tensor: NDArray[_Real], heads: int) -> NDArray[_Real]:
     """Rows [heads * head_dim, ...] whose pairs lie half a head apart, in an order that has them side by side."""
     halves = tensor.reshape(heads, 2, -1, *tensor.shape[1:])
     return halves.swapaxes(1, 2).reshape(tensor.shape)

@@ -19,10 +19,10 @@ RANKS = {
     1: ("packing.row_major", "packing.dsp", "packing.mve", "packing.rv32", "packing.row_digits", "ir", "cores", "cache", "ctext", "sweep", "emulate.registers", "emulate.gdb", "emulate.instructions",
         "tflm.model", "microtvm.mlf", "workers", "recipes", "rounding", "split"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
-    2: ("reference", "kernels", "plain", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "lora", "boards", "ports", "flags", "project",
+    2: ("reference", "kernels", "plain", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "boards", "ports", "flags", "project",
         "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
-    3: ("console", "checkpoints", "huggingface", "gguf_file", "gptq", "mixed", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host", "tokenizer_json", "vocabulary",
+    3: ("console", "lora", "checkpoints", "huggingface", "gguf_file", "gptq", "mixed", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host", "tokenizer_json", "vocabulary",
         "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
     4: ("render", "quantize", "evaluate", "layer_errors", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
         "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),
