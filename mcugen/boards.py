@@ -1,12 +1,14 @@
 """TOML -> Board. A board file is a fact sheet: no inheritance, no conditions, a source for every fact.
 
-The keys are listed in _TOP and _TABLES; any other key is an error, and so is one that is missing.
+The keys are listed in _TOP, _TABLES, _MEMORY and _FLASHING; any other key is an error, and so is one that is missing
+and not in _OPTIONAL.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import itertools
 import re
 import tomllib
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from typing import Any, NoReturn
 
 from mcugen.cores import CORES
 from mcugen.errors import InputError, UsageError
-from mcugen.ir import Board, MemoryRegion
+from mcugen.ir import Board, Memory, MemoryRegion
 from mcugen.resources import data_dir
 
 _TOP = ("name", "aliases", "title", "port", "headroom")
@@ -27,10 +29,22 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "stack": ("size", "source"),
 }
 _ENTRY_TABLES = ("port_defines", "facts")  # any key; each entry has a value and a source
+_OPTIONAL = ("memories", "flashing", "core.count", "flash.xip")
+_MEMORY = ("origin", "size", "holds", "source")  # of each entry of "memories"
+_HOLDS = ("code", "data")
+_FLASHING: Mapping[str, tuple[str, ...]] = {  # tool -> what it has to know, in an entry of "flashing"
+    "drive": ("label", "source"),  # of the USB drive that takes a copy of the image
+    "uf2": ("label", "family", "source"),  # of the boot drive; family: the UF2 format's number of the chip
+    "openocd": ("config", "source"),  # a file of OpenOCD's scripts
+    "pyocd": ("target", "pack", "source"),  # pack: part to `pyocd pack install`; "" where pyOCD knows the target
+    "esptool": ("chip", "offset", "source"),  # offset: of the image in flash
+    "teensy": ("mcu", "source"),  # as teensy_loader_cli calls it
+}
 _SIZE_UNITS = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 _RATE_UNITS = {"Hz": 1, "kHz": 1000, "MHz": 1000**2, "GHz": 1000**3}
 _DEFINE_UNITS = {**_SIZE_UNITS, **_RATE_UNITS, "baud": 1}
 _ADDRESS_SPACE = 2**32  # bytes
+_MOST_CORES = 2
 _ADDRESS_HINT = "it must be a 32-bit address, as in 0x08000000"
 _SHARED_PORTS = {"freestanding"} | {core.family for core in CORES.values()}
 _STACK_ALIGNMENT = 8  # bytes; AAPCS, section "The Stack"
@@ -114,6 +128,10 @@ class _Reader:
             port_defines=tuple(sorted({"MG_CLOCK_HZ": clock_hz, **self._port_defines()}.items())),
             sha256=sha256,
             facts=self._facts(),
+            cores=self._count("core.count"),
+            xip=self._flag("flash.xip"),
+            memories=self._memories(),
+            flashing=self._flashing(),
         )
         self._check_memory(board)
         if (board.core == "host") != (board.port == "host"):
@@ -125,15 +143,23 @@ class _Reader:
     # ------------------------------------------------------------ keys
 
     def _check_keys(self) -> None:
-        self._compare_keys("", self._table, (*_TOP, *_TABLES, *_ENTRY_TABLES))
+        self._compare_keys("", self._table, (*_TOP, *_TABLES, *_ENTRY_TABLES, "memories", "flashing"))
         for name in (*_TABLES, *_ENTRY_TABLES):
             table = self._mapping(name, self._table[name])
             if name in _TABLES:
-                self._compare_keys(f"{name}.", table, _TABLES[name])
+                optional = [key.partition(".")[2] for key in _OPTIONAL if key.startswith(f"{name}.")]
+                self._compare_keys(f"{name}.", table, (*_TABLES[name], *optional))
                 self._text(f"{name}.source")
                 continue
             for key, entry in table.items():
                 self._compare_keys(f"{name}.{key}.", self._mapping(f"{name}.{key}", entry), ("value", "source"))
+                self._text(f"{name}.{key}.source")
+        for name in ("memories", "flashing"):
+            for key, entry in self._mapping(name, self._table.get(name, {})).items():
+                if name == "flashing" and key not in _FLASHING:
+                    self._fail(f"flashing.{key}", "is no tool", f"mcugen knows {', '.join(_FLASHING)}")
+                keys = _MEMORY if name == "memories" else _FLASHING[key]
+                self._compare_keys(f"{name}.{key}.", self._mapping(f"{name}.{key}", entry), keys)
                 self._text(f"{name}.{key}.source")
 
     def _compare_keys(self, prefix: str, found: Mapping[str, Any], expected: tuple[str, ...]) -> None:
@@ -143,7 +169,7 @@ class _Reader:
                 close = difflib.get_close_matches(key, expected, n=1)
                 self._fail(f"{prefix}{key}", "is no key", f"did you mean {close[0]}?" if close else allowed)
         for key in expected:
-            if key not in found:
+            if key not in found and f"{prefix}{key}" not in _OPTIONAL:
                 self._fail(f"{prefix}{key}", "is missing", allowed)
 
     def _mapping(self, key: str, value: Any) -> dict[str, Any]:
@@ -199,6 +225,47 @@ class _Reader:
             self._fail(key, f"is {value!r}", 'write a whole number below 100 and a percent sign, as in "20 %"')
         return int(match[1]) / 100
 
+    def _count(self, key: str) -> int:
+        value = self._optional(key, 1)
+        if type(value) is not int or not 1 <= value <= _MOST_CORES:
+            self._fail(key, f"is {value!r}", f"it must be a whole number from 1 to {_MOST_CORES}")
+        return value
+
+    def _flag(self, key: str) -> bool:
+        value = self._optional(key, False)
+        if not isinstance(value, bool):
+            self._fail(key, f"is {value!r}", "it must be true or false")
+        return value
+
+    def _optional(self, key: str, default: object) -> Any:
+        table, name = key.split(".")
+        return self._table[table].get(name, default)
+
+    def _memories(self) -> tuple[Memory, ...]:
+        found = []
+        for name in self._table.get("memories", {}):
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+                self._fail(f"memories.{name}", "is no name for a memory", "small letters, digits and underscores")
+            holds = self._names(f"memories.{name}.holds", _HOLDS)
+            if not holds:
+                self._fail(f"memories.{name}.holds", "is empty", f"it may list {', '.join(_HOLDS)}")
+            found.append(Memory(name, self._region(f"memories.{name}"), frozenset(holds)))
+        return tuple(found)
+
+    def _flashing(self) -> tuple[tuple[str, Mapping[str, str | int]], ...]:
+        """Numbers are addresses or the like; texts may be empty for a pack only."""
+        found = []
+        for tool, entry in self._table.get("flashing", {}).items():
+            for name, value in entry.items():
+                key = f"flashing.{tool}.{name}"
+                if name in ("family", "offset"):
+                    if type(value) is not int or not 0 <= value < _ADDRESS_SPACE:
+                        self._fail(key, f"is {value!r}", "it must be a 32-bit number, as in 0xe48bff56")
+                elif not (name == "pack" and value == ""):
+                    self._text(key)
+            found.append((tool, {name: value for name, value in entry.items() if name != "source"}))
+        return tuple(found)
+
     def _region(self, key: str) -> MemoryRegion:
         origin = self._value(f"{key}.origin")
         if type(origin) is not int or not 0 <= origin < _ADDRESS_SPACE:
@@ -236,18 +303,26 @@ class _Reader:
             origin, size = self._value(f"{key}.origin"), self._value(f"{key}.size")
             shown[key] = f"{size} at {origin:#010x} ({self._value(f'{key}.source')})"
         shown["stack"] = f"{self._value('stack.size')} ({self._value('stack.source')})"
+        for name, memory in self._table.get("memories", {}).items():
+            shown[name] = f"{memory['size']} at {memory['origin']:#010x} ({memory['source']})"
+        for tool, entry in self._table.get("flashing", {}).items():
+            known = ", ".join(f"{key} {_shown(value)}" for key, value in entry.items() if key != "source" and value)
+            shown[f"flash with {tool}"] = f"{known} ({entry['source']})"
         for key in self._table["facts"]:
             shown[key] = f"{self._text(f'facts.{key}.value')} ({self._value(f'facts.{key}.source')})"
         return shown
 
     def _check_memory(self, board: Board) -> None:
-        flash, ram = board.flash, board.ram
-        if flash.origin < ram.origin + ram.size and ram.origin < flash.origin + flash.size:
-            self._fail(
-                "ram",
-                f"{_span(ram)} overlaps flash {_span(flash)}",
-                "two memories cannot answer at one address: correct the origins or sizes",
-            )
+        regions = [("flash", board.flash), ("ram", board.ram)]
+        regions += [(f"memories.{memory.name}", memory.region) for memory in board.memories]
+        for (name, one), (key, other) in itertools.combinations(regions, 2):
+            if one.origin < other.origin + other.size and other.origin < one.origin + one.size:
+                self._fail(
+                    key,
+                    f"{_span(other)} overlaps {name} {_span(one)}",
+                    "two memories cannot answer at one address: correct the origins or sizes",
+                )
+        ram = board.ram
         if board.stack_bytes % _STACK_ALIGNMENT or board.stack_bytes >= ram.size:
             self._fail(
                 "stack.size",
@@ -257,6 +332,10 @@ class _Reader:
 
     def _fail(self, key: str, what: str, allowed: str) -> NoReturn:
         raise InputError(f"{key} {what}", where=self._file, hint=allowed)
+
+
+def _shown(value: str | int) -> str:
+    return f"{value:#x}" if isinstance(value, int) else value
 
 
 def _span(region: MemoryRegion) -> str:

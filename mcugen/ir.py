@@ -543,12 +543,23 @@ class MemoryRegion:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """RAM beside a board's main one. holds: what may lie there, of {"code", "data"}."""
+
+    name: str
+    region: MemoryRegion
+    holds: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     """A fact sheet: what boards/*.toml states, checked.
 
-    core: "cortex-m4", "host" ...; features: what the core has, e.g. {"dsp", "fpu"}.
+    core: "cortex-m4", "host" ...; features: what the core has, e.g. {"dsp", "fpu"}; cores: how many of them.
     port: the folder of firmware/ports/ that starts this board ("stm32f4", "host").
     port_defines: integer constants that the port's C needs, sorted by name.
+    xip: whether code and weights are read from a serial flash through a cache. memories: in the file's order.
+    flashing: (tool, what it has to know) in the order to try.
     """
 
     name: str
@@ -564,6 +575,10 @@ class Board:
     port_defines: tuple[tuple[str, int], ...]
     sha256: str
     facts: Mapping[str, str] = field(default_factory=dict)  # everything else worth showing, with its source
+    cores: int = 1
+    xip: bool = False
+    memories: tuple[Memory, ...] = ()
+    flashing: tuple[tuple[str, Mapping[str, str | int]], ...] = ()
 
 
 # ---------------------------------------------------------------- project and firmware

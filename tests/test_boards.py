@@ -9,7 +9,7 @@ import pytest
 from mcugen.boards import list_boards, load_board
 from mcugen.cores import CORES
 from mcugen.errors import InputError, UsageError
-from mcugen.ir import MemoryRegion
+from mcugen.ir import Memory, MemoryRegion
 from mcugen.ports import port_files
 from mcugen.resources import data_dir
 
@@ -151,7 +151,8 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path, monkeypatch: pytest.Mo
 
 SIZE = "write a whole number, a space and one of B, KiB, MiB, GiB"
 TOP_KEYS = (
-    "the keys here are name, aliases, title, port, headroom, core, clock, flash, ram, stack, port_defines, facts"
+    "the keys here are name, aliases, title, port, headroom, core, clock, flash, ram, stack, port_defines, facts, "
+    "memories, flashing"
 )
 ENTRY_KEYS = "the keys here are value, source"
 
@@ -243,7 +244,77 @@ WRONG = [
         "write a whole number, a space and one of B, KiB, MiB, GiB, Hz, kHz, MHz, GHz, baud; an address without a unit",
     ),
     ("[facts]", "[facts]\nled = 5", "facts.led is 5", "it must be a table"),
+    ("[core]", "[core]\ncount = 3", "core.count is 3", "it must be a whole number from 1 to 2"),
+    ("[flash]", "[flash]\nxip = 1", "flash.xip is 1", "it must be true or false"),
+    (
+        "[facts]",
+        '[memories.ccm]\norigin = 0x2001FF00\nsize = "1 KiB"\nholds = ["code"]\nsource = "s"\n[facts]',
+        "memories.ccm 0x2001ff00..0x200202ff overlaps ram 0x20000000..0x2001ffff",
+        "two memories cannot answer at one address: correct the origins or sizes",
+    ),
+    (
+        "[facts]",
+        '[memories.ccm]\norigin = 0x10000000\nsize = "1 KiB"\nholds = []\nsource = "s"\n[facts]',
+        "memories.ccm.holds is empty",
+        "it may list code, data",
+    ),
+    (
+        "[facts]",
+        '[memories.CCM]\norigin = 0x10000000\nsize = "1 KiB"\nholds = ["code"]\nsource = "s"\n[facts]',
+        "memories.CCM is no name for a memory",
+        "small letters, digits and underscores",
+    ),
+    (
+        "[facts]",
+        "[memories.ccm]\norigin = 0x10000000\n[facts]",
+        "memories.ccm.size is missing",
+        "the keys here are origin, size, holds, source",
+    ),
+    (
+        "[facts]",
+        '[flashing.jlink]\nsource = "s"\n[facts]',
+        "flashing.jlink is no tool",
+        "mcugen knows drive, uf2, openocd, pyocd, esptool, teensy",
+    ),
+    (
+        "[facts]",
+        '[flashing.esptool]\nchip = "esp32c3"\noffset = "0"\nsource = "s"\n[facts]',
+        "flashing.esptool.offset is '0'",
+        "it must be a 32-bit number, as in 0xe48bff56",
+    ),
 ]
+
+
+def test_a_board_may_have_more_memories_cores_and_ways_to_flash_it(tmp_path: Path) -> None:
+    text = NUCLEO.replace("[core]", "[core]\ncount = 2").replace("[flash]", "[flash]\nxip = true")
+    text = (
+        text.partition("[flashing.")[0]
+        + """
+[flashing.uf2]
+label = "RPI-RP2"
+family = 0xe48bff56
+source = "s"
+[flashing.pyocd]
+target = "rp2040"
+pack = ""
+source = "s"
+[memories.itcm]
+origin = 0
+size = "64 KiB"
+holds = ["code"]
+source = "s"
+"""
+    )
+    (tmp_path / "more.toml").write_text(text, encoding="utf-8")
+    board = load_board(str(tmp_path / "more.toml"))
+    assert (board.cores, board.xip) == (2, True)
+    assert board.memories == (Memory("itcm", MemoryRegion(0, 64 * 1024), frozenset({"code"})),)
+    assert board.flashing == (
+        ("uf2", {"label": "RPI-RP2", "family": 0xE48BFF56}),
+        ("pyocd", {"target": "rp2040", "pack": ""}),
+    )
+    assert board.facts["flash with uf2"] == "label RPI-RP2, family 0xe48bff56 (s)"
+    assert board.facts["itcm"] == "64 KiB at 0x00000000 (s)"
 
 
 @pytest.mark.parametrize(("old", "new", "what", "hint"), WRONG, ids=[case[2] for case in WRONG])
