@@ -12,14 +12,15 @@ from click.testing import CliRunner
 from foreign import CASES, gguf_settings, gguf_tensors, write_folder, write_gguf
 from tools import missing, require_program
 
-from mcugen import quantize, sources
+from mcugen import integers, quantize, sources
 from mcugen.checkpoints import write_checkpoint
 from mcugen.cli import mcugen
 from mcugen.errors import InputError, UsageError
 from mcugen.gguf_file import gguf_tokenizer
+from mcugen.integers import quantize_source
 from mcugen.ir import Config
 from mcugen.recipes import W8
-from mcugen.sources import Source, open_source, quantize_source
+from mcugen.sources import Source, open_source
 from mcugen.tokenizer import encode, write_tokenizer
 
 LLAMA = CASES["llama"]
@@ -239,8 +240,8 @@ def test_samples_open_with_the_vocabularys_bos(monkeypatch, tmp_path):
 def test_another_bos_is_another_calibration():
     model = zoo.model_of(zoo.SHAPES["mha"])
     keys = {
-        sources._quantized_key(
-            Source("x", model, None, dataclasses.replace(zoo.random_tokenizer(50), bos=bos)), None, W8
+        integers._quantized_key(
+            Source("x", model, None, dataclasses.replace(zoo.random_tokenizer(50), bos=bos)), None, W8, None
         )
         for bos in (1, 7)
     }
