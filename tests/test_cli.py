@@ -948,7 +948,8 @@ def test_boards(files: Files) -> None:
 # ---------------------------------------------------------------- errors
 
 BOARDS = [
-    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f446re",
+    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f401re",
+    "nucleo-f446re", "nucleo-g474re", "nucleo-h563zi", "nucleo-h743zi2", "nucleo-l476rg", "nucleo-u575zi-q",
     "qemu-virt-rv32",
 ]  # fmt: skip
 KNOWN = ", ".join(sorted([*BOARDS, "nucleo", "rv32"]))

@@ -102,8 +102,10 @@ class Stm32(CortexMRegisters, abc.ABC):
             raise BadRegisterAccess("the UART is enabled: its settings cannot change")
         selected = self.field(self.chip.switch)
         super().write(address, size, value)
-        if self.field(self.chip.switch) != selected:
-            self.switched(selected)
+        if address == self.chip.switch.register:
+            self.clocks()
+            if self.field(self.chip.switch) != selected:
+                self.switched()
         if address == self._uart + _TDR:
             self.unanswered_polls = 0
             self._check_console()
@@ -113,9 +115,8 @@ class Stm32(CortexMRegisters, abc.ABC):
         """Return what was written to a field, or its value after reset."""
         return (self._values[field.register] & field.mask) >> field.low
 
-    def switched(self, before: int) -> None:
-        """The system clock was switched, from `before`. Raises BadRegisterAccess where that may not be."""
-        self.clocks()
+    def switched(self) -> None:
+        """Another system clock was selected. Raises BadRegisterAccess where that may not be now."""
 
     def _enabled(self, direction: int) -> bool:
         wanted = _CR1_UE | direction
@@ -126,7 +127,7 @@ class Stm32(CortexMRegisters, abc.ABC):
         base = address & -_BLOCK
         gate = self.chip.gates.get(base)
         if gate is None and base in (self._uart, self._gpio):
-            raise BadRegisterAccess("no GPIO or UART of this family")
+            raise BadRegisterAccess("no GPIO or UART that the model of the family knows")
         if gate is not None and not self.field(gate):
             raise BadRegisterAccess("the peripheral's clock is off in the RCC")
 

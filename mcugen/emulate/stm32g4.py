@@ -41,8 +41,7 @@ class Stm32g4(Stm32):
         switch=_SW,
     )  # fmt: skip
 
-    def switched(self, before: int) -> None:
-        super().switched(before)
+    def switched(self) -> None:
         require(self.clocks().core <= max(_UNHURRIED, self._system() / 2), "the core's clock rises at one stroke")
 
     def clocks(self) -> Clocks:

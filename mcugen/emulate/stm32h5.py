@@ -63,5 +63,6 @@ class Stm32h5(Stm32):
         source = self._hsi() / self.field(Field(_PLL1CFGR, 8, 6))
         low = 1e6 * (1 << self.field(Field(_PLL1CFGR, 2, 2)))
         vco = source * (self.field(Field(_PLL1DIVR, 0, 9)) + 1)
-        require(max(2e6, low) <= source <= 2 * low and 128e6 <= vco <= 560e6, "the PLL does not lock")
+        require(max(2e6, low) <= source <= 2 * low, "the PLL's input is out of its range")
+        require(128e6 <= vco <= 560e6, "the PLL does not lock")
         return vco / (self.field(Field(_PLL1DIVR, 9, 7)) + 1)

@@ -29,7 +29,7 @@ _LDO = 2
 _HSI = 64e6
 _VOS, _ODEN = Field(_D3CR, 14, 2), Field(_PWRCR, 0)
 _CORE_LIMITS = {0: 480e6, 1: 400e6, 2: 300e6, 3: 200e6}  # Hz by voltage scale, DS12110
-# LATENCY, WRHIGHFREQ, AXI clock in Hz: table 17, voltage scale 0. After reset, at scale 3, they are the most there are.
+# LATENCY, WRHIGHFREQ, AXI clock in Hz: table 17, voltage scale 0. After reset they are the most there are.
 _WAIT_STATES = ((0, 0, 70e6), (1, 1, 140e6), (2, 1, 185e6), (2, 2, 210e6), (3, 2, 225e6), (4, 2, 240e6))
 
 
@@ -102,6 +102,7 @@ class Stm32h7(Stm32):
         source = _HSI / self.field(Field(_PLLCKSELR, 4, 6))
         low = 1e6 * (1 << self.field(Field(_PLLCFGR, 2, 2)))
         vco = source * (self.field(Field(_PLL1DIVR, 0, 9)) + 1)
-        require(max(2e6, low) <= source <= 2 * low and 192e6 <= vco <= 960e6, "the PLL does not lock")
+        require(max(2e6, low) <= source <= 2 * low, "the PLL's input is out of its range")
+        require(192e6 <= vco <= 960e6, "the PLL does not lock")
         require(self.field(Field(_PLLCFGR, 1)) == 0, "the PLL's VCO is not the wide one")
         return vco / (self.field(Field(_PLL1DIVR, 9, 7)) + 1)
