@@ -36,7 +36,7 @@ static void connect(uint32_t pin)
     mg_stm32_set_field(GPIO_MODER, 3u << (pin * 2u), (uint32_t)MODE_ALTERNATE << (pin * 2u));
 }
 
-/* Return the length of a bit in units of 1 / MG_UART_STEPS clocks, rounded. The baud rate is at most 2^22 and the steps
+/* Return the length of a bit in units of 1 / MG_UART_STEPS clocks, rounded. The baud rate is at most 2^22, the steps
  * are at most 256: no product or sum exceeds 2^31. */
 static uint32_t bit_length(uint32_t hz)
 {

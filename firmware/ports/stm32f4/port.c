@@ -1,8 +1,8 @@
 /* STM32F446 at up to 180 MHz, or STM32F401 at up to 84 MHz, with the console on USART2, as on a Nucleo-64.
  *
  * Every wait for a ready flag is bounded. Where one runs out, the chip stays on its 16 MHz oscillator (HSI): slower,
- * but alive and with the right baud rate. Section numbers are those of the F446's reference manual, RM0390; the F401's,
- * RM0368, has the same registers but for over-drive. */
+ * but alive and with the right baud rate. Section numbers are those of the F446's reference manual, RM0390; in the
+ * F401's, RM0368, the registers are the same, but for over-drive. */
 
 #include "port.h"
 
@@ -49,9 +49,9 @@ enum {
     CR1_UE_TE_RE = (1 << 13) | (1 << 3) | (1 << 2)
 };
 
-/* The PLL: 16 MHz / 8 = 2 MHz in, * 180 = 360 MHz VCO, / 2 = 180 MHz (6.3.2), or * 168 = 336 MHz, / 4 = 84 MHz: an F401
- * wants a VCO of at least 192 MHz, an F446 of 100, both of at most 432. Bit 22 clear: the source is HSI, which needs no
- * crystal and no solder bridge. Q and R feed peripherals that are not used; 2 is the lowest legal value. */
+/* The PLL: 16 MHz / 8 = 2 MHz in, * 180 = 360 MHz VCO, / 2 = 180 MHz (6.3.2), or * 168 = 336 MHz, / 4 = 84 MHz: an
+ * F401 wants a VCO of at least 192 MHz, an F446 of 100, both of at most 432. Bit 22 clear: the source is HSI, which
+ * needs no crystal and no solder bridge. Q and R feed peripherals that are not used; 2 is the lowest legal value. */
 enum {
     HSI_HZ = 16000000,
     PLL_M = 8,

@@ -24,7 +24,7 @@ enum {
     APB1ENR1_PWR = 28, /* bit number */
     CR5_R1MODE = 1 << 8,
     ACR_LATENCY_MASK = 15,
-    ACR_LATENCY_4 = 4,   /* RM0440 section 3.3.3: above 136 MHz in voltage range 1, boost mode */
+    ACR_LATENCY_4 = 4,   /* RM0440, read access latency: above 136 MHz in voltage range 1, boost mode */
     ACR_CACHES = 7 << 8, /* prefetch, instruction cache, data cache */
     SETTLE_READS = 100   /* > 1 us at 85 MHz: a read of a register takes at least one cycle */
 };

@@ -1,5 +1,5 @@
-/* The clock and instruction cache of an STM32H562, H563 or H573: 250 MHz from the 64 MHz oscillator (HSI), of which the
- * chip starts on one half, and stays on it where a ready flag does not come. TrustZone is off, as delivered.
+/* The clock and instruction cache of an STM32H562, H563 or H573: 250 MHz from half the 64 MHz oscillator (HSI), which
+ * the chip starts on, and stays on where a ready flag does not come. TrustZone is off, as delivered.
  * Registers: RM0481, sections "PWR registers", "RCC registers", "FLASH registers" and "ICACHE registers". */
 
 #include "stm32/stm32.h"
@@ -26,7 +26,7 @@ enum {
     VOSCR_VOS_0 = 3 << 4,
     VOSSR_VOSRDY = 1 << 3,
     ACR_MASK = 0x3F,
-    ACR_LATENCY_5 = 5 | (2 << 4), /* RM0481 section 7.3.4: above 210 MHz at voltage scale 0 */
+    ACR_LATENCY_5 = 5 | (2 << 4), /* RM0481, read access latency: above 210 MHz at voltage scale 0 */
     ACR_PRFTEN = 1 << 8,
     ICACHE_CR_EN = 1 << 0,
     ICACHE_SR_BUSY = 1 << 0

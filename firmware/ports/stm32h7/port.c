@@ -1,5 +1,5 @@
-/* The clock and caches of an STM32H742, H743 or H753 of revision V: 480 MHz from the 64 MHz oscillator (HSI), which the
- * chip starts on, and stays on where a ready flag does not come. The core supply is the LDO.
+/* The clock and caches of an STM32H742, H743 or H753 of revision V: 480 MHz from the 64 MHz oscillator (HSI), which
+ * the chip starts on, and stays on where a ready flag does not come. The core supply is the LDO.
  * Registers: RM0433, sections "PWR registers", "RCC registers", "FLASH registers" and "SYSCFG registers". */
 
 #include "stm32/stm32.h"
@@ -39,8 +39,8 @@ enum {
     ACR_LATENCY_4 = 4 | (2 << 4) /* RM0433 table 17: AXI clock of 225 to 240 MHz at scale 0 */
 };
 
-/* The PLL: 64 MHz / 4 = 16 MHz in (8 to 16: range 3), * 60 = 960 MHz VCO, / 2 = 480 MHz. Behind it, 240 MHz for AXI and
- * AHB, 120 MHz for each APB. */
+/* The PLL: 64 MHz / 4 = 16 MHz in (8 to 16: range 3), * 60 = 960 MHz VCO (192 to 960), / 2 = 480 MHz. Behind it,
+ * 240 MHz for AXI and AHB, 120 MHz for each APB. */
 enum {
     HSI_HZ = 64000000,
     PLL_M = 4,
@@ -58,7 +58,7 @@ enum {
 
 typedef char mg_clock_is_what_the_board_states[(PLL_HZ == MG_CLOCK_HZ) ? 1 : -1];
 
-/* Caches of the core: DDI 0403, B3.2 and B2.2.7. Both have 16 KiB, lines of 32 B: the data cache has 4 ways of 128. */
+/* Caches of the core: DDI 0403, B2.2.7 and B3.2. Each has 16 KiB in lines of 32 B; that of data, 4 ways of 128. */
 enum { CACHE_WAYS = 4, CACHE_SETS = 128 };
 static const uint32_t CCR = 0xE000ED14u;
 static const uint32_t ICIALLU = 0xE000EF50u; /* write: invalidate the instruction cache */

@@ -21,7 +21,7 @@ enum {
     CFGR_SWS_MASK = 3 << 2,
     CFGR_SWS_PLL = 3 << 2,
     ACR_LATENCY_MASK = 7,
-    ACR_LATENCY_4 = 4,  /* RM0351 section 3.3.3: above 64 MHz in voltage range 1, which is that after reset */
+    ACR_LATENCY_4 = 4,  /* RM0351, read access latency: above 64 MHz in voltage range 1, which is that after reset */
     ACR_CACHES = 7 << 8 /* prefetch, instruction cache, data cache */
 };
 

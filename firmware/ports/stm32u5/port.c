@@ -1,5 +1,5 @@
-/* The clock and instruction cache of an STM32U575 or U585: 160 MHz from the 16 MHz oscillator (HSI16). Where a ready flag
- * does not come, the chip stays on the oscillator that it starts on, MSIS at 4 MHz. TrustZone is off, as delivered.
+/* The clock and instruction cache of an STM32U575 or U585: 160 MHz from the 16 MHz oscillator (HSI16). Where a ready
+ * flag does not come, the chip stays on what it starts on, MSIS at 4 MHz. TrustZone is off, as delivered.
  * Registers: RM0456, sections "PWR registers", "RCC registers", "FLASH registers" and "ICACHE registers". */
 
 #include "stm32/stm32.h"
@@ -31,14 +31,14 @@ enum {
     VOSR_RANGE_1 = 3 << 16,
     VOSR_BOOSTEN = 1 << 18,
     ACR_LATENCY_MASK = 15,
-    ACR_LATENCY_4 = 4, /* RM0456 section 7.3.3: above 128 MHz in voltage range 1 */
+    ACR_LATENCY_4 = 4, /* RM0456, read access latency: above 128 MHz in voltage range 1 */
     ACR_PRFTEN = 1 << 8,
     ICACHE_CR_EN = 1 << 0,
     ICACHE_SR_BUSY = 1 << 0
 };
 
-/* The PLL: 16 MHz / 1 = 16 MHz in (8 to 16: range 3), * 20 = 320 MHz VCO (128 to 544), / 2 = 160 MHz. The voltage booster
- * runs on the PLL's input, here 16 MHz (4 to 16). */
+/* The PLL: 16 MHz / 1 = 16 MHz in (8 to 16: range 3), * 20 = 320 MHz VCO (128 to 544), / 2 = 160 MHz. The voltage
+ * booster runs on HSI16, too (4 to 16 MHz). */
 enum {
     MSIS_HZ = 4000000,
     HSI16_HZ = 16000000,
@@ -52,8 +52,8 @@ enum {
 
 typedef char mg_clock_is_what_the_board_states[(PLL_HZ == MG_CLOCK_HZ) ? 1 : -1];
 
-/* Voltage range 1 and its booster (RM0456 section 10.5.4), wait states, PLL. Returns 1 when the PLL may become the system
- * clock. */
+/* Voltage range 1 and its booster (RM0456 section 10.5.4), wait states, PLL. Returns 1 when the PLL may become the
+ * system clock. */
 static int32_t prepare_pll(void)
 {
     if (mg_stm32_set_and_wait(RCC_CR, CR_HSION, CR_HSIRDY, CR_HSIRDY) == 0) {
