@@ -56,6 +56,38 @@ def test_the_mps2_boards_are_those_that_qemu_has(number: int, core: str, feature
     )
 
 
+KIB = 1024
+FLASH_ORIGIN, RAM_ORIGIN = 0x0800_0000, 0x2000_0000
+
+
+@pytest.mark.parametrize(
+    ("name", "core", "mhz", "flash", "ram", "further"),
+    [
+        ("nucleo-f401re", "cortex-m4", 84, 512, (RAM_ORIGIN, 96), {}),
+        ("nucleo-l476rg", "cortex-m4", 80, 1024, (RAM_ORIGIN, 96), {"sram2": (0x1000_0000, 32)}),
+        ("nucleo-g474re", "cortex-m4", 170, 512, (RAM_ORIGIN, 80 + 16), {"ccm": (0x1000_0000, 32)}),
+        (
+            "nucleo-h743zi2", "cortex-m7", 480, 2048, (0x2400_0000, 512),
+            {"itcm": (0, 64), "dtcm": (RAM_ORIGIN, 128)},
+        ),
+        ("nucleo-u575zi-q", "cortex-m33", 160, 2048, (RAM_ORIGIN, 192 + 64 + 512), {"sram4": (0x2800_0000, 16)}),
+        ("nucleo-h563zi", "cortex-m33", 250, 2048, (RAM_ORIGIN, 256 + 64 + 320), {}),
+    ],
+)  # fmt: skip
+def test_the_other_nucleos_have_the_memories_of_their_manuals(
+    name: str, core: str, mhz: int, flash: int, ram: tuple[int, int], further: dict[str, tuple[int, int]]
+) -> None:
+    board = load_board(name)
+    assert (board.core, board.clock_hz) == (core, mhz * 1_000_000)
+    assert {"dsp", "fpu"} <= board.features
+    assert board.flash == MemoryRegion(FLASH_ORIGIN, flash * KIB)
+    assert board.ram == MemoryRegion(ram[0], ram[1] * KIB)
+    assert {memory.name: memory.region for memory in board.memories} == {
+        key: MemoryRegion(origin, size * KIB) for key, (origin, size) in further.items()
+    }
+    assert [tool for tool, _ in board.flashing] == ["drive", "openocd", "pyocd"]
+
+
 def test_every_core_runs_on_a_board_that_ships() -> None:
     assert {board.core for board in list_boards()} == set(CORES)
 
