@@ -318,6 +318,14 @@ def test_every_core_has_a_cost_and_low_is_below_high() -> None:
     assert set(FLASH) <= ports
 
 
+def test_flash_waits_as_the_board_files_say() -> None:
+    for board in list_boards():
+        if board.port in FLASH:
+            cost = FLASH[board.port]
+            stated = int(board.facts["wait_states"].split()[0])  # of the flash's clock
+            assert cost.wait(board.clock_hz) == stated * cost.ratio
+
+
 def test_cycles_of_a_mix_that_was_added_by_hand() -> None:
     """Cortex-M4: sums 1, loads 1 to 2, POP {r4, r5, pc} 1 + 3 and the pipeline; 5 of 16 bytes; M0+ for comparison."""
     mix = {

@@ -950,7 +950,8 @@ def test_boards(files: Files) -> None:
 # ---------------------------------------------------------------- errors
 
 BOARDS = [
-    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f446re",
+    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f401re",
+    "nucleo-f446re", "nucleo-g474re", "nucleo-h563zi", "nucleo-h743zi2", "nucleo-l476rg", "nucleo-u575zi-q",
     "qemu-virt-rv32",
 ]  # fmt: skip
 KNOWN = ", ".join(sorted([*BOARDS, "nucleo", "rv32"]))
@@ -1089,7 +1090,7 @@ def test_what_does_not_fit_says_which_context_does(files: Files) -> None:
             f"({wanted['stack']:,} B) and runtime ({wanted['statics']:,} B) need {wanted['used']:,} B of RAM; "
             f"small has {needed + 3:,} B\n"
             f"  where: memory plan, peak at {peak}\n"
-            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f446re\n",
+            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f401re\n",
             command, *files.named, "--board", "small.toml", "--context", 12,
         )  # fmt: skip
     assert os.listdir() == ["small.toml"]
