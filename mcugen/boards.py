@@ -76,8 +76,9 @@ def list_boards() -> tuple[Board, ...]:
 
 
 def _shipped() -> list[tuple[Board, tuple[str, ...]]]:
-    """Return (board, aliases) of each shipped file, sorted by file name."""
-    return [_read(path, shown=f"boards/{path.name}") for path in sorted(data_dir("boards").glob("*.toml"))]
+    """Return (board, aliases) of each shipped file, by name."""
+    paths = sorted(data_dir("boards").glob("*.toml"), key=lambda path: path.stem)
+    return [_read(path, shown=f"boards/{path.name}") for path in paths]
 
 
 # ---------------------------------------------------------------- one file
