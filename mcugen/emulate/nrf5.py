@@ -80,10 +80,7 @@ class Nrf5(CortexMRegisters):
         driven = self._values[self._dirset] & self._values[self._outset] & 1 << self._tx_pin % 32
         if self._values[_ENABLE] != _ENABLED or not self._values[_STARTTX]:
             raise BadRegisterAccess("the UART does not transmit: it is not enabled, or not started")
-        if (
-            self._values[_PSELTXD] != self._tx_pin
-            or not self._values[self._dirset] & self._values[self._outset] & pin
-        ):
+        if self._values[_PSELTXD] != self._tx_pin or not driven:
             raise BadRegisterAccess(f"the UART does not drive the board's pin {self._tx_pin}")
         if abs(baud - self._baud) > _BAUD_TOLERANCE * self._baud:
             raise BadRegisterAccess(f"the UART runs at {baud:.0f} baud, not {self._baud}")
