@@ -119,7 +119,7 @@ def test_an_unknown_board_is_answered_with_the_known_ones() -> None:
     assert str(caught.value) == (
         "there is no board 'nucleo-f446'; mcugen knows host, microbit, microbit-v1, microbit-v2, mps2-an383, "
         "mps2-an385, mps2-an386, mps2-an500, mps2-an505, mps3-an547, nrf52840-dk, nucleo, nucleo-f446re, "
-        "qemu-virt-rv32, rv32\n"
+        "qemu-virt-rv32, rv32, teensy, teensy41\n"
         "  where: --board\n"
         "  try:   nucleo-f446re or nucleo, or the path of your own .toml file"
     )
@@ -219,7 +219,7 @@ WRONG = [
     ),
     ('["dsp", "fpu"]', '["mve"]', "core.features has 'mve'", "it may list dsp, fpu"),
     ('["dsp", "fpu"]', '"dsp"', "core.features is 'dsp'", "it must be a list of texts"),
-    ('"stm32f4"', '"stm32"', "port is 'stm32'", "it must be one of host, mps2, nrf5, stm32f4, virt"),
+    ('"stm32f4"', '"stm32"', "port is 'stm32'", "it must be one of host, imxrt1062, mps2, nrf5, stm32f4, virt"),
     (
         'port = "stm32f4"',
         'port = "host"',

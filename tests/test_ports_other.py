@@ -1,8 +1,9 @@
-"""The port nrf5 in the emulator: clock, console, fallback, a model op by op, and planted faults."""
+"""The ports nrf5 and imxrt1062 in the emulator: clock, console, fallback, a model op by op, and planted faults."""
 
 from __future__ import annotations
 
 import dataclasses
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from mcugen import ladder as rungs
 from mcugen.boards import load_board
 from mcugen.console import END_OF_TRANSMISSION
 from mcugen.emulate import cortex_m, unicorn_machine
+from mcugen.emulate.imxrt1062 import Imxrt1062
 from mcugen.emulate.machine import FirmwareFault
 from mcugen.emulate.machines import open_machine
 from mcugen.emulate.qemu import MACHINES, run_console
@@ -27,7 +29,7 @@ from mcugen.ir import Config, Firmware
 from mcugen.toolchain import build
 from mcugen.verify import verify
 
-BOARDS = ("microbit", "microbit-v2", "nrf52840-dk")
+BOARDS = ("microbit", "microbit-v2", "nrf52840-dk", "teensy41")
 PORTS = {name: f"ports/{load_board(name).port}/port.c" for name in BOARDS}
 TOOLCHAINS = [pytest.param("zig"), pytest.param("gcc", marks=pytest.mark.slow)]
 SMALL = Config(16, 12, 2, 4, 2, 300, 8, False)  # 300 pieces: prompts of any bytes
@@ -117,6 +119,13 @@ PLANTED = [
     ("microbit-v2", b"GPIO_PORT = 0x300 ", b"GPIO_PORT = 0x100 ", "no register that the port uses"),
     ("microbit-v2", b"16 + 0x800", b"32 + 0x800", "the UART runs at 57602 baud, not 115200"),
     ("nrf52840-dk", b"*reg(UART_PSELTXD) =", b"*reg(UART_PSELRXD) =", "the UART does not drive the board's pin 6"),
+    ("teensy41", b"set_bits(CCM_CCGR3, CCGR3_LPUART6);", b"", "the peripheral's clock is off in the CCM"),
+    ("teensy41", b"DCDC_REG3 = 0x4008000C", b"DCDC_REG3 = 0x40080010", "no register that the port uses"),
+    ("teensy41", b"(1250 - 800)", b"(1150 - 800)", "the voltage is too low for 600,000,000 Hz"),
+    ("teensy41", b"CBCDR_IPG_DIV4 = 3 << 8", b"CBCDR_IPG_DIV4 = 1 << 8", "the peripheral bus runs at more than 150 MHz"),
+    ("teensy41", b"PRE_PERIPH_PLL_ARM = 3 << 18", b"PRE_PERIPH_PLL_ARM = 2 << 18", "the core is switched to a PLL that is not ready"),
+    ("teensy41", b"set_bits(CCM_CBCDR, CBCDR_PERIPH_CLK_SEL);\n    if", b"if", "the PLL is changed while the core runs from it"),
+    ("teensy41", b"BAUD_OVERSAMPLING_16 = 15 << 24", b"BAUD_OVERSAMPLING_16 = 7 << 24", "LPUART6 does not run from the crystal at 115200 baud"),
 ]  # fmt: skip
 
 
@@ -128,9 +137,29 @@ def test_a_fault_in_the_port_is_reported(name: str, before: bytes, after: bytes,
     assert caught.value.what.endswith(f": {why}")
 
 
+@pytest.mark.parametrize(("name", "status"), [("microbit-v2", 0x4000211C), ("teensy41", 0x40198014)])
+def test_a_console_that_takes_nothing_does_not_hang_the_board(
+    name: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    polls = 0
+
+    def full(address: int, value: int) -> int:
+        nonlocal polls
+        polls += address == status
+        return 0 if address == status else value
+
+    stuck(monkeypatch, name, full)
+    monkeypatch.setattr(unicorn_machine, "_UNANSWERED_POLLS", 10**9)  # polling for room is no waiting for input
+    silent = MAIN.replace(b"write_number(mg_port_clock_hz());", b"write_number(7u);").replace(
+        b"mg_port_read(); byte != '.'; byte = mg_port_read()", b"'.'; byte != '.'; byte = '.'"
+    )
+    assert b"".join(machine(firmware(name, silent)).console(b"")) == b"7"
+    assert polls > 1000
+
+
 # ---------------------------------------------------------------- nrf5
 
-HFCLKSTARTED, TXDRDY, BAUDRATE, ICACHECNF = 0x40000100, 0x4000211C, 0x40002524, 0x4001E540
+HFCLKSTARTED, BAUDRATE, ICACHECNF = 0x40000100, 0x40002524, 0x4001E540
 
 
 @pytest.mark.parametrize("name", ["microbit", "nrf52840-dk"])
@@ -138,16 +167,6 @@ def test_an_nrf5_without_a_crystal_talks_all_the_same(name: str, monkeypatch: py
     stuck(monkeypatch, name, lambda address, value: 0 if address == HFCLKSTARTED else value)
     board = machine(firmware(name, MAIN))
     assert b"".join(board.console(b"still here.")) == b"%dstill here" % load_board(name).clock_hz
-
-
-@pytest.mark.parametrize(("name", "event"), [("microbit-v2", TXDRDY)])
-def test_a_console_that_takes_nothing_does_not_hang_the_board(
-    name: str, event: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stuck(monkeypatch, name, lambda address, value: 0 if address == event else value)
-    monkeypatch.setattr(unicorn_machine, "_UNANSWERED_POLLS", 10**9)  # polling for room is no waiting for input
-    silent = MAIN.replace(b"write_number(mg_port_clock_hz());", b"write_number(7u);")
-    assert b"".join(machine(firmware(name, silent)).console(b".")) == b"7"
 
 
 def test_the_registers_of_an_nrf5_are_set_as_its_manual_says() -> None:
@@ -170,3 +189,58 @@ def test_a_baud_rate_that_the_uart_cannot_make_does_not_compile(tmp_path: Path) 
     board = load_board(str(tmp_path / "fast.toml"))
     with pytest.raises(ToolError, match="mg_baud_rate_is_one_that_the_uart_can_make"):
         build(project(board, main=b""), require("auto", board), cache_dir=tmp_path)
+
+
+# ---------------------------------------------------------------- imxrt1062
+
+# Each flag that the port waits for, held where it does not help.
+FLAGS = {"DC_OK": (0x40080000, 1 << 31, 0), "LOCK": (0x400D8000, 1 << 31, 0)}
+FLAGS |= {"PERIPH_CLK_SEL_BUSY": (0x400FC048, 0, 1 << 5), "ARM_PODF_BUSY": (0x400FC048, 0, 1 << 16)}
+GPR14, GPR16, GPR17, VTOR, CCR = 0x400AC038, 0x400AC040, 0x400AC044, 0xE000ED08, 0xE000ED14
+
+
+@pytest.mark.parametrize("flag", FLAGS)
+def test_a_flag_that_never_comes_leaves_a_teensy_on_its_crystal(flag: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    where, cleared, held = FLAGS[flag]
+    stuck(monkeypatch, "teensy41", lambda address, value: value & ~cleared | held if address == where else value)
+    board = machine(firmware("teensy41", MAIN))
+    assert b"".join(board.console(b"still here.")) == b"24000000still here"
+    assert board._registers.read(0x400FC014, 4) & 1 << 25  # CBCDR: PERIPH_CLK_SEL
+
+
+def test_a_teensy_runs_at_its_clock_with_both_caches() -> None:
+    board = machine(firmware("teensy41", MAIN))
+    assert list(board.console(b"."))
+    assert isinstance(board._registers, Imxrt1062)
+    assert board._registers.core_hz() == 600_000_000
+    assert board._registers.read(CCR, 4) >> 16 & 3 == 3
+    assert board._registers.read(0xE000ED94, 4) == 1  # MPU_CTRL
+
+
+@every_toolchain
+def test_a_teensy_s_flash_begins_as_its_boot_rom_wants_it(toolchain: str) -> None:
+    """RM, chapter System Boot: configuration at 0, image vector table at 4 KiB, and the code that it names."""
+    board = machine(firmware("teensy41", MAIN, toolchain))
+    board.boot()
+    flash = load_board("teensy41").flash.origin
+    config = struct.unpack("<128I", board.read(flash, 512))
+    assert (config[0], config[1] >> 24, config[0x50 // 4]) == (
+        0x42464346,
+        0x56,
+        8 * 1024**2,
+    )  # "FCFB", version, bytes
+    assert config[0x80 // 4 : 0x80 // 4 + 3] == (0x0A1804EB, 0x32041E20, 0x7C012604)  # PJRC, bootdata.c
+    header, entry, _, _, boot_data, own, _, _ = struct.unpack("<8I", board.read(flash + 0x1000, 32))
+    assert (header & 0xFF, header >> 8 & 0xFFFF, own) == (0xD1, 0x2000, flash + 0x1000)  # the length is big-endian
+    assert struct.unpack("<3I", board.read(boot_data, 12)) == (flash, 8 * 1024**2, 0)
+    assert board.address("mg_vectors") == flash + 0x2000
+    assert entry == board.address("mg_boot") | 1
+
+    board._uc.reg_write(board._set.sp, 0x2020_1000)  # the boot ROM's
+    board._run(entry & ~1, board.address("main"))
+    assert board._uc.reg_read(board._set.sp) <= board.address("_estack")
+    shown = [board._registers.read(register, 4) for register in (GPR17, GPR16, GPR14, VTOR)]
+    assert shown == [0xAAAAAAFF, 0x00200007, 0x00AA0000, flash + 0x2000]
+    banks = [shown[0] >> 2 * bank & 3 for bank in range(16)]
+    itcm, dtcm = (32 * 1024 * banks.count(kind) for kind in (3, 2))
+    assert (itcm, dtcm) == (load_board("teensy41").memories[0].region.size, load_board("teensy41").ram.size)

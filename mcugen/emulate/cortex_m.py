@@ -11,6 +11,7 @@ try:
 except ImportError:  # an optional dependency; UnicornMachine says what to install
     unicorn = None
 
+from mcugen.emulate.imxrt1062 import Imxrt1062
 from mcugen.emulate.mps2 import Mps2
 from mcugen.emulate.nrf5 import Nrf5
 from mcugen.emulate.profile_hook import CODE_THUMB
@@ -32,6 +33,7 @@ REGISTERS: Mapping[str, Callable[[Board, Callable[[], int]], Registers]] = {
     "stm32f4": Stm32f4,
     "mps2": Mps2,
     "nrf5": Nrf5,
+    "imxrt1062": Imxrt1062,
 }
 # QEMU's exception numbers, target/arm/cpu.h
 _EXCEPTIONS = {1: "undefined instruction", 2: "svc", 3: "prefetch abort", 4: "data abort", 7: "bkpt"}
