@@ -57,11 +57,10 @@ def load_board(name_or_path: str) -> Board:
     """
     if name_or_path.endswith(".toml"):
         return _read(Path(name_or_path), shown=name_or_path)[0]
-    shipped = _shipped()
-    for board, aliases in shipped:
+    for board, aliases in _shipped():
         if name_or_path == board.name or name_or_path in aliases:
             return board
-    names = sorted(name for board, aliases in shipped for name in (board.name, *aliases))
+    names = board_names()
     close = difflib.get_close_matches(name_or_path, names, n=2)
     raise UsageError(
         f"there is no board {name_or_path!r}; mcugen knows {', '.join(names)}",
@@ -70,9 +69,22 @@ def load_board(name_or_path: str) -> Board:
     )
 
 
+def board_text(name_or_path: str) -> str:
+    """Return the file of a board, found as load_board finds it, as it is written. Raises what load_board does."""
+    board = load_board(name_or_path)
+    own = name_or_path.endswith(".toml")
+    path = Path(name_or_path) if own else data_dir("boards") / f"{board.name}.toml"
+    return path.read_text(encoding="utf-8")
+
+
 def list_boards() -> tuple[Board, ...]:
     """Return the boards that ship with mcugen, by name."""
     return tuple(board for board, _ in _shipped())
+
+
+def board_names() -> list[str]:
+    """Return the names and aliases of those boards, sorted."""
+    return sorted(name for board, aliases in _shipped() for name in (board.name, *aliases))
 
 
 def _shipped() -> list[tuple[Board, tuple[str, ...]]]:
@@ -101,20 +113,25 @@ def _read(path: Path, shown: str) -> tuple[Board, tuple[str, ...]]:
             where=shown,
             hint="correct that line; boards/nucleo-f446re.toml is an example",
         ) from error
-    return _Reader(shown, table).board(hashlib.sha256(content).hexdigest())
+    return _Reader(shown, table, path.parent).board(hashlib.sha256(content).hexdigest())
 
 
 class _Reader:
-    """Takes checked values out of one parsed file; every error names the file, the key and what is allowed."""
+    """Takes checked values out of one parsed file; every error names the file, the key and what is allowed.
 
-    def __init__(self, file: str, table: dict[str, Any]) -> None:
+    folder: where the file is, and a port of the user's own is looked for.
+    """
+
+    def __init__(self, file: str, table: dict[str, Any], folder: Path) -> None:
         self._file = file
         self._table = table
+        self._folder = folder
 
     def board(self, sha256: str) -> tuple[Board, tuple[str, ...]]:
         self._check_keys()
         core = self._one_of("core.name", tuple(CORES))
         clock_hz = self._quantity("clock.rate", _RATE_UNITS)
+        port, own_port = self._port()
         board = Board(
             name=self._text("name"),
             title=self._text("title"),
@@ -125,7 +142,7 @@ class _Reader:
             ram=self._region("ram"),
             stack_bytes=self._quantity("stack.size", _SIZE_UNITS),
             headroom=self._percent("headroom"),
-            port=self._one_of("port", _ports()),
+            port=port,
             port_defines=tuple(sorted({"MG_CLOCK_HZ": clock_hz, **self._port_defines()}.items())),
             sha256=sha256,
             facts=self._facts(),
@@ -133,6 +150,7 @@ class _Reader:
             xip=self._flag("flash.xip"),
             memories=self._memories(),
             flashing=self._flashing(),
+            own_port=own_port,
         )
         self._check_memory(board)
         if (board.core == "host") != (board.port == "host"):
@@ -192,11 +210,31 @@ class _Reader:
             self._fail(key, f"is {value!r}", "it must be a text that is not empty")
         return value
 
-    def _one_of(self, key: str, allowed: tuple[str, ...]) -> str:
+    def _one_of(self, key: str, allowed: tuple[str, ...], or_else: str = "") -> str:
         value = self._text(key)
         if value not in allowed:
-            self._fail(key, f"is {value!r}", f"it must be one of {', '.join(allowed)}")
+            self._fail(key, f"is {value!r}", f"it must be one of {', '.join(allowed)}{or_else}")
         return value
+
+    def _port(self) -> tuple[str, tuple[tuple[str, bytes], ...]]:
+        """The port's name and, for "./NAME", a folder beside the board file, what is in it."""
+        value = self._text("port")
+        if not value.startswith("./"):
+            return self._one_of("port", _ports(), ', or "./" and a folder beside this file'), ()
+        name = value.removeprefix("./")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in {*_ports(), *_SHARED_PORTS}:
+            self._fail(
+                "port", f"is {value!r}", "name the folder in small letters and digits, and not as one of mcugen's"
+            )
+        try:
+            files = [(path.name, path.read_bytes()) for path in sorted((self._folder / name).glob("*.[chS]"))]
+        except OSError as error:
+            self._fail("port", f"is {value!r}, which cannot be read: {error.strerror}", "check the folder's files")
+        if not any(file.endswith(".c") for file, _ in files):
+            self._fail(
+                "port", f"is {value!r}, where no .c file is", "firmware/README.md has the four functions of a port"
+            )
+        return name, tuple(files)
 
     def _names(self, key: str, allowed: tuple[str, ...] | None) -> list[str]:
         value = self._value(key)

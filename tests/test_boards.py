@@ -219,7 +219,12 @@ WRONG = [
     ),
     ('["dsp", "fpu"]', '["mve"]', "core.features has 'mve'", "it may list dsp, fpu"),
     ('["dsp", "fpu"]', '"dsp"', "core.features is 'dsp'", "it must be a list of texts"),
-    ('"stm32f4"', '"stm32"', "port is 'stm32'", "it must be one of host, imxrt1062, mps2, nrf5, stm32f4, virt"),
+    (
+        '"stm32f4"',
+        '"stm32"',
+        "port is 'stm32'",
+        'it must be one of host, imxrt1062, mps2, nrf5, stm32f4, virt, or "./" and a folder beside this file',
+    ),
     (
         'port = "stm32f4"',
         'port = "host"',
