@@ -29,7 +29,7 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "stack": ("size", "source"),
 }
 _ENTRY_TABLES = ("port_defines", "facts")  # any key; each entry has a value and a source
-_OPTIONAL = ("memories", "flashing", "core.count", "flash.xip")
+_OPTIONAL = ("memories", "flashing", "core.count", "flash.xip", "flash.data_origin")
 _MEMORY = ("origin", "size", "holds", "source")  # of each entry of "memories"
 _HOLDS = ("code", "data")
 _FLASHING: Mapping[str, tuple[str, ...]] = {  # tool -> what it has to know, in an entry of "flashing"
@@ -150,6 +150,7 @@ class _Reader:
             xip=self._flag("flash.xip"),
             memories=self._memories(),
             flashing=self._flashing(),
+            flash_data=self._flash_data(),
             own_port=own_port,
         )
         self._check_memory(board)
@@ -314,6 +315,12 @@ class _Reader:
             self._fail(f"{key}.size", f"ends at {origin + size:#x}", "a region must end within 32 bits")
         return MemoryRegion(origin, size)
 
+    def _flash_data(self) -> int | None:
+        origin = self._optional("flash.data_origin", None)
+        if origin is not None and (type(origin) is not int or not 0 <= origin < _ADDRESS_SPACE):
+            self._fail("flash.data_origin", f"is {origin!r}", _ADDRESS_HINT)
+        return origin
+
     def _port_defines(self) -> dict[str, int]:
         for name in self._table["port_defines"]:
             if name == "MG_CLOCK_HZ" or not re.fullmatch(r"MG_[A-Z0-9_]+", name):
@@ -353,6 +360,8 @@ class _Reader:
 
     def _check_memory(self, board: Board) -> None:
         regions = [("flash", board.flash), ("ram", board.ram)]
+        if board.flash_data is not None:
+            regions.append(("flash.data_origin", MemoryRegion(board.flash_data, board.flash.size)))
         regions += [(f"memories.{memory.name}", memory.region) for memory in board.memories]
         for (name, one), (key, other) in itertools.combinations(regions, 2):
             if one.origin < other.origin + other.size and other.origin < one.origin + one.size:

@@ -68,7 +68,7 @@ def test_a_new_board_is_the_other_one_under_its_name(like: str, tmp_path: Path) 
 def test_the_file_begins_with_what_to_do() -> None:
     text = new_board("mine", "nucleo")
     assert text.startswith(HEADER)
-    last = '# [memories.NAME]: more memories, with origin, size, source and holds, a list of "code", "data" or both.'
+    last = '# [memories.NAME]: more memories: origin, size, source, holds = ["code", "data"] or one of the two.'
     assert text.endswith(f"\n\n{last}\n")
 
 

@@ -117,9 +117,9 @@ def test_an_unknown_board_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UsageError) as caught:
         load_board("nucleo-f446")
     assert str(caught.value) == (
-        "there is no board 'nucleo-f446'; mcugen knows host, microbit, microbit-v1, microbit-v2, mps2-an383, "
-        "mps2-an385, mps2-an386, mps2-an500, mps2-an505, mps3-an547, nrf52840-dk, nucleo, nucleo-f446re, "
-        "qemu-virt-rv32, rv32, teensy, teensy41\n"
+        "there is no board 'nucleo-f446'; mcugen knows esp32-c3, esp32-c3-devkit, host, microbit, microbit-v1, "
+        "microbit-v2, mps2-an383, mps2-an385, mps2-an386, mps2-an500, mps2-an505, mps3-an547, nrf52840-dk, nucleo, "
+        "nucleo-f446re, qemu-virt-rv32, rv32, teensy, teensy41\n"
         "  where: --board\n"
         "  try:   nucleo-f446re or nucleo, or the path of your own .toml file"
     )
@@ -223,7 +223,7 @@ WRONG = [
         '"stm32f4"',
         '"stm32"',
         "port is 'stm32'",
-        'it must be one of host, imxrt1062, mps2, nrf5, stm32f4, virt, or "./" and a folder beside this file',
+        'it must be one of esp32c3, host, imxrt1062, mps2, nrf5, stm32f4, virt, or "./" and a folder beside this file',
     ),
     (
         'port = "stm32f4"',

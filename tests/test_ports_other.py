@@ -1,4 +1,4 @@
-"""The ports nrf5 and imxrt1062 in the emulator: clock, console, fallback, a model op by op, and planted faults."""
+"""The ports nrf5, imxrt1062 and esp32c3 in the emulator: clock, console, fallback, a model op by op, and planted faults."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ from tools import require_program
 from mcugen import ladder as rungs
 from mcugen.boards import load_board
 from mcugen.console import END_OF_TRANSMISSION
-from mcugen.emulate import cortex_m, unicorn_machine
+from mcugen.emulate import cortex_m, riscv, unicorn_machine
+from mcugen.emulate.esp32c3 import Esp32c3
 from mcugen.emulate.imxrt1062 import Imxrt1062
 from mcugen.emulate.machine import FirmwareFault
 from mcugen.emulate.machines import open_machine
 from mcugen.emulate.qemu import MACHINES, run_console
 from mcugen.emulate.registers import Registers
 from mcugen.emulate.unicorn_machine import UnicornMachine
-from mcugen.errors import ToolError
+from mcugen.errors import InputError, ToolError
 from mcugen.ir import Config, Firmware
-from mcugen.toolchain import build
+from mcugen.toolchain import build, to_bin
 from mcugen.verify import verify
 
-BOARDS = ("microbit", "microbit-v2", "nrf52840-dk", "teensy41")
+BOARDS = ("microbit", "microbit-v2", "nrf52840-dk", "teensy41", "esp32-c3-devkit")
 PORTS = {name: f"ports/{load_board(name).port}/port.c" for name in BOARDS}
 TOOLCHAINS = [pytest.param("zig"), pytest.param("gcc", marks=pytest.mark.slow)]
 SMALL = Config(16, 12, 2, 4, 2, 300, 8, False)  # 300 pieces: prompts of any bytes
@@ -126,6 +127,12 @@ PLANTED = [
     ("teensy41", b"PRE_PERIPH_PLL_ARM = 3 << 18", b"PRE_PERIPH_PLL_ARM = 2 << 18", "the core is switched to a PLL that is not ready"),
     ("teensy41", b"set_bits(CCM_CBCDR, CBCDR_PERIPH_CLK_SEL);\n    if", b"if", "the PLL is changed while the core runs from it"),
     ("teensy41", b"BAUD_OVERSAMPLING_16 = 15 << 24", b"BAUD_OVERSAMPLING_16 = 7 << 24", "LPUART6 does not run from the crystal at 115200 baud"),
+    ("esp32-c3-devkit", b"*reg(RTC_WDTCONFIG0) = 0u;", b"", "a watchdog still runs, and will reset the chip"),
+    ("esp32-c3-devkit", b"*reg(TIMG0_WDTWPROTECT) = WDT_KEY;", b"", "the watchdog's registers are closed"),
+    ("esp32-c3-devkit", b"SWD_KEY 0x8F1D312Au", b"SWD_KEY 0x50D83AA1u", "the watchdog's registers are closed"),
+    ("esp32-c3-devkit", b"SCLK_CRYSTAL = 3 << 20", b"SCLK_CRYSTAL = 1 << 20", "UART0 has no clock from the crystal"),
+    ("esp32-c3-devkit", b"SIXTEENTHS / 16 + (", b"SIXTEENTHS / 8 + (", "UART0 runs at 57616 baud, not 115200"),
+    ("esp32-c3-devkit", b"UART_CLKDIV = 0x60000014", b"UART_CLKDIV = 0x60000018", "no register that the port uses"),
 ]  # fmt: skip
 
 
@@ -137,18 +144,21 @@ def test_a_fault_in_the_port_is_reported(name: str, before: bytes, after: bytes,
     assert caught.value.what.endswith(f": {why}")
 
 
-@pytest.mark.parametrize(("name", "status"), [("microbit-v2", 0x4000211C), ("teensy41", 0x40198014)])
+@pytest.mark.parametrize(
+    ("name", "status"), [("microbit-v2", 0x4000211C), ("teensy41", 0x40198014), ("esp32-c3-devkit", 0x6000001C)]
+)
 def test_a_console_that_takes_nothing_does_not_hang_the_board(
     name: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     polls = 0
+    full_value = 127 << 16 if name == "esp32-c3-devkit" else 0
 
     def full(address: int, value: int) -> int:
         nonlocal polls
         polls += address == status
-        return 0 if address == status else value
+        return full_value if address == status else value
 
-    stuck(monkeypatch, name, full)
+    stuck(monkeypatch, name, full, riscv if name.startswith("esp32") else cortex_m)
     monkeypatch.setattr(unicorn_machine, "_UNANSWERED_POLLS", 10**9)  # polling for room is no waiting for input
     silent = MAIN.replace(b"write_number(mg_port_clock_hz());", b"write_number(7u);").replace(
         b"mg_port_read(); byte != '.'; byte = mg_port_read()", b"'.'; byte != '.'; byte = '.'"
@@ -244,3 +254,57 @@ def test_a_teensy_s_flash_begins_as_its_boot_rom_wants_it(toolchain: str) -> Non
     banks = [shown[0] >> 2 * bank & 3 for bank in range(16)]
     itcm, dtcm = (32 * 1024 * banks.count(kind) for kind in (3, 2))
     assert (itcm, dtcm) == (load_board("teensy41").memories[0].region.size, load_board("teensy41").ram.size)
+
+
+# ---------------------------------------------------------------- esp32c3
+
+ESP = "esp32-c3-devkit"
+BY_BYTE_FROM_CODE = MAIN.replace(
+    b"int main(void)\n{", b"int main(void)\n{\n    (void)*(volatile const uint8_t *)0x42000101u;", 1
+)
+
+
+@every_toolchain
+def test_an_esp32_c3_s_flash_begins_as_its_boot_rom_wants_it(toolchain: str) -> None:
+    """The magic number twice, then code; data as far behind 0x3C000000 as it is programmed behind 0x42000000."""
+    layout = ladder.laid_out(SMALL, CONTEXT, board=ESP)
+    image = ladder.board_firmware(layout, toolchain)
+    board = machine(image)
+    flash = load_board(ESP)
+    assert to_bin(image.image)[:8] == bytes.fromhex("1d04dbae1d04dbae")
+    assert board.address("Reset_Handler") == flash.flash.origin + 8
+    assert board.address("mg_fault") % 256 == 0
+    board.boot()
+    address = (
+        board.address("random_embedding") if board._elf.has("random_embedding") else board.address("mg_exp2_q15")
+    )
+    assert flash.flash_data is not None and 0 <= address - flash.flash_data < flash.flash.size
+    assert board.read(address, 64) == board.read(address - flash.flash_data + flash.flash.origin, 64) != bytes(64)
+    assert min(segment.address for segment in board._elf.segments) == flash.flash.origin
+
+
+def test_an_esp32_c3_runs_on_its_crystal_with_its_watchdogs_off() -> None:
+    board = machine(firmware(ESP, MAIN))
+    assert list(board.console(b"."))
+    assert isinstance(board._registers, Esp32c3)
+    assert board._registers.core_hz() == load_board(ESP).clock_hz == 40_000_000
+
+
+def test_the_bus_for_code_reads_no_data() -> None:
+    with pytest.raises(FirmwareFault) as caught:
+        list(machine(firmware(ESP, BY_BYTE_FROM_CODE)).console(b"."))
+    assert caught.value.kind == "unmapped"
+    assert caught.value.what.endswith(", where only code is")
+
+
+def test_data_that_is_not_where_flash_is_read_is_a_wrong_board_file(tmp_path: Path) -> None:
+    text = (Path(__file__).parent.parent / "boards" / f"{ESP}.toml").read_text(encoding="utf-8")
+    for value, what in (
+        ("0x42100000", "flash.data_origin 0x42100000..0x424fffff overlaps flash 0x42000000..0x423fffff"),
+        ('"0x3C000000"', "flash.data_origin is '0x3C000000'"),
+    ):
+        path = tmp_path / "wrong.toml"
+        path.write_text(text.replace("data_origin = 0x3C000000", f"data_origin = {value}"), encoding="utf-8")
+        with pytest.raises(InputError) as caught:
+            load_board(str(path))
+        assert caught.value.what == what
