@@ -324,7 +324,7 @@ def test_a_board_without_a_model_is_refused(firmware: Firmware) -> None:
     assert str(caught.value) == (
         "there is no model of port host on host\n"
         "  where: emulating host\n"
-        "  try:   choose a board with port mps2 or stm32f4, or the host"
+        "  try:   choose a board with port imxrt1062 or mps2 or nrf5 or stm32f4, or the host"
     )
 
 
@@ -541,7 +541,7 @@ def test_qemu_has_no_machine_for_every_board(library: Firmware) -> None:
     assert str(caught.value) == (
         "QEMU has no machine for port host on host\n"
         "  where: running host in QEMU\n"
-        "  try:   choose a board with port mps2 or stm32f4 or virt"
+        "  try:   choose a board with port mps2 or nrf5 or stm32f4 or virt"
     )
 
 
