@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from projects import project, require
+from projects import probe_project, project, require
 from test_ports import MAIN
+from test_readme import BLOCKS
+from tools import require_program
 
 from mcugen.board_file import new_board
 from mcugen.boards import list_boards, load_board
 from mcugen.cli import mcugen
+from mcugen.emulate.qemu import run_console
 from mcugen.errors import InputError, ToolError, UsageError
 from mcugen.ports import port_files
 from mcugen.resources import data_dir
@@ -143,6 +146,18 @@ def test_a_port_of_one_s_own_is_compiled_from_beside_the_board_file(tmp_path: Pa
     firmware = build(project(board, main=MAIN), require("auto", board), cache_dir=tmp_path / "cache")
     theirs = load_board("mps2-an386")
     assert firmware.sections == build(project(theirs, main=MAIN), require("auto", theirs)).sections
+
+
+def test_the_tutorial_s_port_talks_in_qemu(tmp_path: Path) -> None:
+    """The port in docs/own-board.md, in the machine whose UART it is for."""
+    require_program("qemu-system-arm")
+    path = own_board(tmp_path)
+    block = next(block for block in BLOCKS if block.kind == "file" and block.document.name == "own-board.md")
+    (tmp_path / "my_chip" / "port.c").write_text(block.content, encoding="utf-8")
+    board = load_board(path)
+    firmware = build(probe_project(board), require("auto", board))
+    firmware = replace(firmware, board=load_board("mps2-an386"))  # for the machine of QEMU
+    assert run_console(firmware, b"hello\nhi\n", timeout=60) == b"> 05\n> 02\n> "
 
 
 def test_a_port_of_one_s_own_that_does_not_compile_is_named(tmp_path: Path) -> None:
