@@ -22,6 +22,7 @@ from rich.table import Table
 from mcugen import __version__, pipeline, sources, tokenizer_json
 from mcugen import bench as benches
 from mcugen.bench_report import bench_sheets, comparison_sheets, gemv_sheets
+from mcugen.board_file import new_board
 from mcugen.boards import list_boards, load_board
 from mcugen.errors import McugenError, UsageError
 from mcugen.eval_report import eval_json, eval_sheets, stream_sheets, sweep_json, sweep_sheets
@@ -934,6 +935,25 @@ def show(name: str, as_json: bool) -> None:
     for key, value in _board_facts(board).items():
         table.add_row(key, str(value))
     Console().print(table)
+
+
+@boards.command(short_help="Write a board file of your own to begin with.")
+@click.argument("name")
+@click.option("--like", default="nucleo", show_default=True, metavar="BOARD", help="The board to begin with.")
+@click.option("--out", type=_PATH, metavar="FILE", help="The file to write.  [default: NAME.toml]")
+@_json
+def new(name: str, like: str, out: Path | None, as_json: bool) -> None:
+    """Write a commented board file (TOML) for a board of your own, with the values of another board to correct."""
+    text = new_board(name, like)
+    file = out or Path(f"{name}.toml")
+    if file.exists():
+        raise UsageError(f"{file} is there already", where="--out", hint="choose another file, or remove that one")
+    write_file(text.encode(), file)
+    if as_json:
+        _print_json({"file": str(file), "name": name, "like": load_board(like).name})
+        return
+    click.echo(f"{file}: values of {load_board(like).name}, each of them to check")
+    click.echo(f"try:  mcugen build --board {file} --verify-tokens 0")
 
 
 def _board_facts(board: Board) -> dict[str, object]:

@@ -29,10 +29,12 @@ def port_files(board: Board) -> PortFiles:
     family = CORES[board.core].family
     shared = [f"ports/{family}", _FREESTANDING] if family else []
     shared += [_SHARED[board.port]] if board.port in _SHARED else []
-    folders = [*shared, f"ports/{board.port}"]
+    folders = [*shared, *([] if board.own_port else [f"ports/{board.port}"])]
     paths = [path for folder in folders for path in sorted((firmware / folder).glob("*.[chS]"))]
-    names = [path.relative_to(firmware).as_posix() for path in paths]
-    files = {name: (firmware / name).read_bytes() for name in (_CONTRACT, *names)}
+    own = {f"ports/{board.port}/{name}": content for name, content in board.own_port}
+    shipped = {path.relative_to(firmware).as_posix(): path.read_bytes() for path in paths}
+    names = [*shipped, *own]
+    files = {_CONTRACT: (firmware / _CONTRACT).read_bytes()} | shipped | own
     sources = sorted(
         (name for name in names if name.endswith((".c", ".S"))), key=lambda n: (not n.endswith("startup.c"), n)
     )

@@ -11,7 +11,9 @@ try:
 except ImportError:  # an optional dependency; UnicornMachine says what to install
     unicorn = None
 
+from mcugen.emulate.imxrt1062 import Imxrt1062
 from mcugen.emulate.mps2 import Mps2
+from mcugen.emulate.nrf5 import Nrf5
 from mcugen.emulate.profile_hook import CODE_THUMB
 from mcugen.emulate.registers import Registers
 from mcugen.emulate.stm32f4 import Stm32f4
@@ -24,6 +26,7 @@ from mcugen.emulate.unicorn_machine import InstructionSet, UnicornMachine, check
 from mcugen.ir import Board
 
 _CPU_MODELS = {
+    "cortex-m0": "UC_CPU_ARM_CORTEX_M0",
     "cortex-m0plus": "UC_CPU_ARM_CORTEX_M0",
     "cortex-m3": "UC_CPU_ARM_CORTEX_M3",
     "cortex-m4": "UC_CPU_ARM_CORTEX_M4",
@@ -39,6 +42,8 @@ REGISTERS: Mapping[str, Callable[[Board, Callable[[], int]], Registers]] = {
     "stm32l4": Stm32l4,
     "stm32u5": Stm32u5,
     "mps2": Mps2,
+    "nrf5": Nrf5,
+    "imxrt1062": Imxrt1062,
 }
 # QEMU's exception numbers, target/arm/cpu.h
 _EXCEPTIONS = {1: "undefined instruction", 2: "svc", 3: "prefetch abort", 4: "data abort", 7: "bkpt"}
@@ -75,7 +80,7 @@ class CortexM(UnicornMachine):
 
     def _start(self) -> int:
         """The core loads its stack pointer from word 0 of the vector table and begins at word 1."""
-        table = self.read(self._board.flash.origin, 8)
+        table = self.read(self.address("mg_vectors"), 8)
         self._uc.reg_write(arm.UC_ARM_REG_SP, int.from_bytes(table[:4], "little"))
         self._uc.reg_write(arm.UC_ARM_REG_LR, 0xFFFFFFFF)
         return int.from_bytes(table[4:], "little") & ~1
