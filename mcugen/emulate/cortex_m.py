@@ -14,6 +14,7 @@ except ImportError:  # an optional dependency; UnicornMachine says what to insta
 from mcugen.emulate.mps2 import Mps2
 from mcugen.emulate.profile_hook import CODE_THUMB
 from mcugen.emulate.registers import Registers
+from mcugen.emulate.rp2 import Rp2
 from mcugen.emulate.stm32f4 import Stm32f4
 from mcugen.emulate.unicorn_machine import InstructionSet, UnicornMachine, check_model
 from mcugen.ir import Board
@@ -26,7 +27,11 @@ _CPU_MODELS = {
     "cortex-m33": "UC_CPU_ARM_CORTEX_M33",
 }
 # The registers of a port, from the board and what its cycle counter shows.
-REGISTERS: Mapping[str, Callable[[Board, Callable[[], int]], Registers]] = {"stm32f4": Stm32f4, "mps2": Mps2}
+REGISTERS: Mapping[str, Callable[[Board, Callable[[], int]], Registers]] = {
+    "stm32f4": Stm32f4,
+    "mps2": Mps2,
+    "rp2": Rp2,
+}
 # QEMU's exception numbers, target/arm/cpu.h
 _EXCEPTIONS = {1: "undefined instruction", 2: "svc", 3: "prefetch abort", 4: "data abort", 7: "bkpt"}
 
@@ -62,10 +67,10 @@ class CortexM(UnicornMachine):
 
     def _start(self) -> int:
         """The core loads its stack pointer from word 0 of the vector table and begins at word 1."""
-        table = self.read(self._board.flash.origin, 8)
+        table = self.read(self.address("mg_vectors"), 8)
         self._uc.reg_write(arm.UC_ARM_REG_SP, int.from_bytes(table[:4], "little"))
         self._uc.reg_write(arm.UC_ARM_REG_LR, 0xFFFFFFFF)
         return int.from_bytes(table[4:], "little") & ~1
 
     def _is_peripheral(self, address: int) -> bool:
-        return 0x40000000 <= address < 0x60000000 or address >= 0xE0000000  # Armv7-M manual, B3.1
+        return 0x40000000 <= address < 0x60000000 or address >= 0xA0000000  # Armv7-M manual, B3.1
