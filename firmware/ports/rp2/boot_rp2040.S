@@ -118,6 +118,6 @@ sent:
     .ltorg
     .size mg_boot2, . - mg_boot2
     .org 252
-    .word 0x00000000            /* CRC-32 of the above: 04C11DB7, from FFFFFFFF, not reflected, not inverted */
+    .word 0x1DAFE7AF            /* CRC-32 of the above: 04C11DB7, from FFFFFFFF, not reflected, not inverted */
 
 #endif
