@@ -17,7 +17,7 @@ from mcugen.ir import Board
 
 @dataclass(frozen=True, slots=True)
 class _Chip:
-    """Base addresses of peripherals; held: the peripherals that come up in reset, with their bit; pad: reset value."""
+    """Base addresses of peripherals. held: those that come up in reset, with their bit. pad: a pad after reset."""
 
     resets: int
     clocks: int
