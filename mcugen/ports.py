@@ -9,6 +9,7 @@ from mcugen.ir import Board
 from mcugen.resources import data_dir
 
 _CONTRACT = "ports/port.h"
+_SECOND_CORE = "ports/second_core.h"
 _FREESTANDING = "ports/freestanding"  # memcpy and others, where there is no C library
 
 
@@ -29,7 +30,8 @@ def port_files(board: Board) -> PortFiles:
     folders = [*shared, f"ports/{board.port}"]
     paths = [path for folder in folders for path in sorted((firmware / folder).glob("*.[chS]"))]
     names = [path.relative_to(firmware).as_posix() for path in paths]
-    files = {name: (firmware / name).read_bytes() for name in (_CONTRACT, *names)}
+    contracts = (_CONTRACT, _SECOND_CORE) if board.cores > 1 else (_CONTRACT,)
+    files = {name: (firmware / name).read_bytes() for name in (*contracts, *names)}
     sources = sorted(
         (name for name in names if name.endswith((".c", ".S"))), key=lambda n: (not n.endswith("startup.c"), n)
     )

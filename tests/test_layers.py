@@ -20,7 +20,7 @@ RANKS = {
         "tflm.model", "microtvm.mlf", "workers", "recipes", "rounding", "split"),
     # what one thing is or how it is stored: numerics, files, boards, vocabularies, one machine's memory
     2: ("reference", "kernels", "plain", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "boards", "ports", "flags", "images", "project",
-        "emulate", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
+        "emulate", "emulate.second_core", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
     3: ("console", "lora", "checkpoints", "huggingface", "gguf_file", "gptq", "mixed", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host", "tokenizer_json", "vocabulary",
         "emulate.qemu", "emulate.stm32f4", "emulate.mps2", "emulate.rp2", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),

@@ -63,7 +63,10 @@ class CortexM(UnicornMachine):
         return engine
 
     def _peripherals(self) -> Registers:
-        return REGISTERS[self._board.port](self._board, lambda: int(self._state.instructions))
+        registers = REGISTERS[self._board.port](self._board, lambda: int(self._state.instructions))
+        if self._board.cores > 1 and isinstance(registers, Rp2):
+            registers.second.runner = self._second_core(registers.second)
+        return registers
 
     def _start(self) -> int:
         """The core loads its stack pointer from word 0 of the vector table and begins at word 1."""

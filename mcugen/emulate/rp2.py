@@ -12,12 +12,14 @@ from dataclasses import dataclass
 
 from mcugen.emulate.cortex_m_registers import CortexMRegisters
 from mcugen.emulate.registers import PAGE, BadRegisterAccess
+from mcugen.emulate.second_core import Mailboxes
 from mcugen.ir import Board
 
 
 @dataclass(frozen=True, slots=True)
 class _Chip:
-    """Base addresses of peripherals. held: those that come up in reset, with their bit. pad: a pad after reset."""
+    """Base addresses of peripherals. held: those that come up in reset, with their bit. pad: a pad after reset.
+    vectors: where the boot ROM, or the second stage behind it, finds the vector table. words: that wait between cores."""
 
     resets: int
     clocks: int
@@ -28,19 +30,22 @@ class _Chip:
     uart: int
     held: Mapping[str, int]
     pad: int
+    vectors: int
+    words: int
 
 
 _CHIPS: Mapping[str, _Chip] = {
     "cortex-m0plus": _Chip(
         0x4000C000, 0x40008000, 0x40024000, 0x40028000, 0x40014000, 0x4001C000, 0x40034000,
-        held={"io": 5, "pads": 8, "pll": 12, "uart": 22}, pad=0x56,
+        held={"io": 5, "pads": 8, "pll": 12, "uart": 22}, pad=0x56, vectors=0x10000100, words=8,
     ),
     "cortex-m33": _Chip(
         0x40020000, 0x40010000, 0x40048000, 0x40050000, 0x40028000, 0x40038000, 0x40070000,
-        held={"io": 6, "pads": 9, "pll": 14, "uart": 26}, pad=0x116,
+        held={"io": 6, "pads": 9, "pll": 14, "uart": 26}, pad=0x116, vectors=0x10000000, words=4,
     ),
 }  # fmt: skip
 
+_SIO, _VTOR = 0xD0000000, 0xE000ED08
 _RESET, _RESET_DONE = 0x00, 0x08
 _REF_CTRL, _REF_SELECTED, _SYS_CTRL, _SYS_SELECTED, _PERI_CTRL = 0x30, 0x38, 0x3C, 0x44, 0x48
 _PERI_ENABLE = 1 << 11
@@ -74,12 +79,16 @@ class Rp2(CortexMRegisters):
             chip.uart: dict.fromkeys((_DR, _FR, _IBRD, _FBRD, _LCR_H, _CR), 0),
         }
         values = {base + offset: value for base, block in blocks.items() for offset, value in block.items()}
+        self.second = Mailboxes(_SIO, chip.words, chip.vectors, "fpu" in board.features)
+        values |= dict.fromkeys(self.second.addresses(), 0) | {_VTOR: chip.vectors}
         super().__init__(board, values, cycles)
         self._held = {getattr(chip, name): 1 << bit for name, bit in chip.held.items()}
 
     def read(self, address: int, size: int) -> int:
         value = super().read(address, size)
         chip = self._chip
+        if address in self.second.addresses():
+            return self.second.read(address)
         if address == chip.resets + _RESET_DONE:
             return ~self._values[chip.resets] & 0x1FFFFFFF
         if address == chip.xosc + _XOSC_STATUS:
@@ -99,6 +108,8 @@ class Rp2(CortexMRegisters):
     def write(self, address: int, size: int, value: int) -> None:
         super().write(address, size, value)
         chip = self._chip
+        if address in self.second.addresses():
+            self.second.write(address, value)
         if address == chip.clocks + _REF_CTRL and value & 3 == 2 and not self._crystal():
             raise BadRegisterAccess("the crystal does not run: the chip would stop")
         if address == chip.clocks + _SYS_CTRL and value & 1 and not self._clocks_out():
