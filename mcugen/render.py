@@ -45,7 +45,6 @@ class _Call:
     text: str
     loop: str  # the head of the loop around it, or ""
     second: str = ""  # the call of the other half of its rows, which a second core makes
-    argument: str = "0"  # of that call: the token of a loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +115,12 @@ def _element(pointer: str, index: int) -> str:
     return f"({pointer})[{index}]" if " " in pointer else f"{pointer}[{index}]"
 
 
-def _arguments(op: Op, graph: Graph, constants: Constants, rows: range | None = None) -> list[str]:
-    """The C arguments of an op, in the order of its prototype in kernels.h. rows: of a matrix, if not all."""
+def _arguments(op: Op, graph: Graph, constants: Constants, part: range | None = None) -> list[str]:
+    """The C arguments of an op, in the order of its prototype in kernels.h. part: rows of a matrix, if not all."""
     config, p = graph.model.config, op.parameters
     name = identifier(op.label)
     batch = _is_batched(op, graph)
-    whole = _takes_all(op) and rows is None
+    whole = _takes_all(op) and part is None
     token = "" if whole or not batch else " + t * "
     out = [_view(graph, buffer, token) for buffer in op.outputs]
     given = [_view(graph, buffer, token) for buffer in op.inputs]
@@ -170,10 +169,10 @@ def _arguments(op: Op, graph: Graph, constants: Constants, rows: range | None = 
         case kernel if kernel.startswith("linear") and isinstance(p["w"], Bank):
             *residual, choice, codes, scale = given
             return [*out, *residual, codes, scale, "1", _expert(constants, p["w"], choice, graph.packing)]
-        case kernel if kernel.startswith("linear") and rows is not None:
+        case kernel if kernel.startswith("linear") and part is not None:
             *residual, codes, scale = given
-            y, *residual = (f"{view} + {rows.start}" if rows.start else view for view in (*out, *residual))
-            return [y, *residual, codes, scale, "1", _linear(constants, op, p["w"], graph.packing, rows)]
+            y, *residual = (f"{view} + {part.start}" if part.start else view for view in (*out, *residual))
+            return [y, *residual, codes, scale, "1", _linear(constants, op, p["w"], graph.packing, part)]
         case kernel if kernel.startswith("linear"):
             tokens = "tokens" if batch else "1"
             return [*out, *slot, *given, tokens, _linear(constants, op, p["w"], graph.packing)]
@@ -261,7 +260,7 @@ def _call(index: int, op: Op, graph: Graph, constants: Constants, cores: int) ->
     head = f"{op.variant.symbol}("
     text = head + wrapped(arguments, len(head) + (8 if loop else 4)) + ");"
     second = "".join(head + wrapped(_arguments(op, graph, constants, rows), len(head) + 4) + ");" for rows in others)
-    return _Call(index, op_comment(op, graph), text, loop, second, "t" if loop else "0")
+    return _Call(index, op_comment(op, graph), text, loop, second)
 
 
 def render_c(

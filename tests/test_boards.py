@@ -118,7 +118,7 @@ def test_an_unknown_board_is_answered_with_the_known_ones() -> None:
         load_board("nucleo-f446")
     assert str(caught.value) == (
         "there is no board 'nucleo-f446'; mcugen knows host, mps2-an383, mps2-an385, mps2-an386, mps2-an500, "
-        "mps2-an505, mps3-an547, nucleo, nucleo-f446re, qemu-virt-rv32, rv32\n"
+        "mps2-an505, mps3-an547, nucleo, nucleo-f446re, pico, pico2, qemu-virt-rv32, rv32\n"
         "  where: --board\n"
         "  try:   nucleo-f446re or nucleo, or the path of your own .toml file"
     )
@@ -218,7 +218,7 @@ WRONG = [
     ),
     ('["dsp", "fpu"]', '["mve"]', "core.features has 'mve'", "it may list dsp, fpu"),
     ('["dsp", "fpu"]', '"dsp"', "core.features is 'dsp'", "it must be a list of texts"),
-    ('"stm32f4"', '"stm32"', "port is 'stm32'", "it must be one of host, mps2, stm32f4, virt"),
+    ('"stm32f4"', '"stm32"', "port is 'stm32'", "it must be one of host, mps2, rp2, stm32f4, virt"),
     (
         'port = "stm32f4"',
         'port = "host"',
@@ -245,6 +245,12 @@ WRONG = [
     ),
     ("[facts]", "[facts]\nled = 5", "facts.led is 5", "it must be a table"),
     ("[core]", "[core]\ncount = 3", "core.count is 3", "it must be a whole number from 1 to 2"),
+    (
+        "[core]",
+        "[core]\ncount = 2",
+        "core.count is 2, and port 'stm32f4' starts one core",
+        "leave it out, or write the port's second_core.c (ports/second_core.h has the contract)",
+    ),
     ("[flash]", "[flash]\nxip = 1", "flash.xip is 1", "it must be true or false"),
     (
         "[facts]",
@@ -287,6 +293,7 @@ WRONG = [
 
 def test_a_board_may_have_more_memories_cores_and_ways_to_flash_it(tmp_path: Path) -> None:
     text = NUCLEO.replace("[core]", "[core]\ncount = 2").replace("[flash]", "[flash]\nxip = true")
+    text = text.replace('port = "stm32f4"', 'port = "rp2"')
     text = (
         text.partition("[flashing.")[0]
         + """

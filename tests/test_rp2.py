@@ -3,15 +3,18 @@ image from the real boot ROM on."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import struct
 
 import ladder
+import numpy as np
 import pytest
 import rp2040
 import zoo
 from projects import probe_project, project, require
 from test_ports import MAIN
+from test_verify import prompted
 
 from mcugen import ladder as rungs
 from mcugen import layout as layouts
@@ -19,13 +22,16 @@ from mcugen.boards import load_board
 from mcugen.console import END_OF_TRANSMISSION
 from mcugen.emulate import cortex_m, unicorn_machine
 from mcugen.emulate.cortex_m import CortexM
-from mcugen.emulate.machine import FirmwareFault
+from mcugen.emulate.machine import Emulator, FirmwareFault
 from mcugen.emulate.rp2 import Rp2
+from mcugen.emulate.second_core import Mailboxes
 from mcugen.images import to_bin
-from mcugen.ir import Board, Config, Firmware
+from mcugen.ir import Board, Config, Difference, Firmware, Linear
+from mcugen.layout import SECOND_STACK_BYTES
+from mcugen.packing import pack
 from mcugen.sources import open_source, quantize_source
 from mcugen.toolchain import build
-from mcugen.verify import verify
+from mcugen.verify import start_model, verify
 
 BOARDS = ("pico", "pico2")
 CRYSTAL = 12_000_000
@@ -271,3 +277,123 @@ def test_the_boot_rom_refuses_a_damaged_boot_stage() -> None:
     image = bytearray(to_bin(firmware("pico", "zig", MAIN).image))
     image[100] ^= 1
     assert rp2040.power_on(bytes(image)).run(b"hi.", answers=1, cycles=BOOT) == b""
+
+
+# ---------------------------------------------------------------- two cores
+
+RECIPES = [
+    pytest.param(8, 1, id="int8"),
+    pytest.param(8, 4, id="int8, prompts"),
+    pytest.param(4, 1, id="int4", marks=pytest.mark.slow),
+]
+
+
+def difference(machine: Emulator, layout: layouts.Layout) -> Difference | None:
+    tokens = zoo.random_tokens(SMALL, 40, seed=3).tolist()
+    return verify(machine, layout.graph, layout.plan, tokens, rung="rung", title="").difference
+
+
+@every_board
+@pytest.mark.parametrize(("bits", "batch"), RECIPES)
+@pytest.mark.parametrize("eager", [False, True], ids=["the first core first", "the second core first"])
+def test_both_cores_give_what_one_gives(
+    name: str, bits: int, batch: int, eager: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Mailboxes, "eager", eager)
+    layout = ladder.laid_out(SMALL, CONTEXT, board=name, bits=bits, batch=batch)
+    chip = ladder.board_machine(layout)
+    assert isinstance(chip, CortexM)
+    assert difference(chip, layout) is None
+    if batch > 1:
+        assert prompted(chip, layout, CONTEXT).difference is None
+    second = chip._registers.second.runner
+    assert second.state.instructions > 40 * 100
+    # Of its stack, which .bss cleared, a quarter has never been touched.
+    stack = chip.read(chip.address("second_stack"), SECOND_STACK_BYTES)
+    assert len(stack.lstrip(b"\0")) < SECOND_STACK_BYTES * 3 // 4
+
+
+@every_board
+def test_a_second_core_that_does_not_answer_is_not_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(CortexM, "_second_core", lambda self, mailboxes: None)
+    layout = ladder.laid_out(SMALL, CONTEXT, board=name)
+    assert difference(ladder.board_machine(layout), layout) is None
+
+
+def test_the_cores_share_the_work_of_a_matrix() -> None:
+    """Of the default model's 48 rows and more, each core has about a half."""
+    layout = default_model()
+    chip = ladder.board_machine(layout)
+    start_model(chip, layout.name)
+    chip.reset_profile()
+    before = chip._registers.second.runner.state.instructions
+    chip.call(f"{layout.name}_step", layout.tokenizer.bos)
+    first = sum(n for symbol, n in chip.profile().instructions.items() if "gemv" in symbol)
+    second = chip._registers.second.runner.state.instructions - before
+    assert 0.7 * first < second < first * 1.3
+
+
+# What the generated C or the port could get wrong: the file, what it reads, what it reads then.
+FAULTS = {
+    "it does not wait": ("random.c", "    mg_second_core_wait();\n", ""),
+    "both have the first rows": (
+        "random.c",
+        "t)\n{{\n    (void)t;\n    mg_linear_s16_{0}(s16(LAYER0_WQ) + 8",
+        "t)\n{{\n    (void)t;\n    mg_linear_s16_{0}(s16(LAYER0_WQ)",
+    ),
+    "the wrong weights": ("random_weights.c", "random_layer0_wo_multiplier + 8", "random_layer0_wo_multiplier"),
+    "a word too few": ("ports/rp2/second_core.c", "        send(0u);\n", ""),
+    "the wrong stack": (
+        "ports/rp2/second_core.c",
+        "(uint32_t)(second_stack + STACK_BYTES / 8)",
+        "(uint32_t)second_stack & 0x20000000u",
+    ),
+}
+FAULTS_SEEN = {
+    "it does not wait": "the queue is full",
+    "a word too few": "sleeps (wfi or wfe), and nothing wakes it",
+    "the wrong stack": "writes 4 bytes at 0x1ffffff8, 8 B below it",
+}
+
+
+@every_board
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_two_cores_is_found(name: str, fault: str) -> None:
+    layout = ladder.laid_out(SMALL, CONTEXT, board=name)
+    file, old, new = FAULTS[fault]
+    made = layouts.make_project(layout, ladder.COMMAND)
+    suffix = {"pico": "v6m", "pico2": "dsp"}[name]
+    old, new = (text.replace("{0}", suffix).replace("{{", "{") for text in (old, new))
+    text = made.files[file].decode()
+    assert old in text
+    ladder.require_unicorn()
+    files = {**made.files, file: text.replace(old, new).encode()}
+    chip = CortexM(build(dataclasses.replace(made, files=files), require("zig", layout.board)))
+    try:
+        assert difference(chip, layout) is not None
+    except FirmwareFault as found:
+        assert found.what.endswith(FAULTS_SEEN[fault])
+
+
+@pytest.mark.parametrize("packing", ["v6m", "v7m", "dsp"])
+@pytest.mark.parametrize(("bits", "group"), [(8, 0), (4, 0), (4, 32)])
+@pytest.mark.parametrize(("rows", "cols"), [(7, 8), (16, 40), (45, 64), (77, 1200)])
+def test_a_stream_that_is_cut_is_two_streams(packing: str, bits: int, group: int, rows: int, cols: int) -> None:
+    rng = np.random.default_rng(rows)
+    largest = 127 if bits == 8 else 7  # 1200 columns of it take several chunks, in each part alike
+    codes = np.where(rng.random((rows, cols)) < 0.5, largest, -largest).astype(np.int8)
+    scale = rng.integers(-127, 128, (rows, -(-cols // group))).astype(np.int8) if group else None
+    w = Linear(codes, np.ones(rows, np.int16), 32, bits, group, scale)
+    whole = pack(w, packing)
+    for first in range(whole.cut_rows, rows, whole.cut_rows):
+        halves = (slice(first), slice(first, rows))
+        lower, upper = (
+            pack(
+                dataclasses.replace(w, codes=codes[half], group_scale=None if scale is None else scale[half]), packing
+            )
+            for half in halves
+        )
+        assert lower.chunk == upper.chunk == whole.chunk
+        at = first // whole.cut_rows * whole.cut_size
+        assert np.array_equal(whole.stream[:at], lower.stream)
+        assert np.array_equal(whole.stream[at:], upper.stream)

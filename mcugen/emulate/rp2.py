@@ -19,7 +19,7 @@ from mcugen.ir import Board
 @dataclass(frozen=True, slots=True)
 class _Chip:
     """Base addresses of peripherals. held: those that come up in reset, with their bit. pad: a pad after reset.
-    vectors: where the boot ROM, or the second stage behind it, finds the vector table. words: that wait between cores."""
+    vectors: the vector table's address. words: that can wait between the cores."""
 
     resets: int
     clocks: int

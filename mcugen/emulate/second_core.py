@@ -8,7 +8,6 @@ runs it at once when a word comes, which is the other extreme.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Protocol
 
 from mcugen.emulate.registers import PAGE, BadRegisterAccess

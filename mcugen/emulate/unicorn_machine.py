@@ -27,6 +27,7 @@ from mcugen.emulate.instructions import instruction_size
 from mcugen.emulate.machine import FaultKind, FirmwareFault, Profile, Regions
 from mcugen.emulate.profile_hook import (
     CODE_RISCV,
+    CODE_THUMB,
     STOP_LIMIT,
     STOP_MISALIGNED,
     STOP_NONE,
@@ -44,7 +45,7 @@ INSTRUCTIONS = 1_000_000_000  # default limit of one run; several seconds on a P
 _RAM_AT_RESET = 0xA5  # not zero, so that code which forgets to initialise is found
 _UNANSWERED_POLLS = 64  # in a row, with no input left: the firmware waits for its user
 _NOWHERE = 0xFFFFFFFE  # an address where no run ends
-_WFE = b"\x20\xbf"  # "wait for event", at which unicorn stops
+_WFE = b"\x20\xbf"  # "wait for event"
 _NEAR_STACK = 512  # bytes below the stack pointer that a push or a local array may reach first
 
 
@@ -102,6 +103,7 @@ class UnicornMachine(abc.ABC):
                 hint="pip install 'mcugen[emulate]'",
             )
         self._set = self._instruction_set(board)
+        self._sleeps = f"sleeps ({self._set.sleep}), and nothing wakes it"
         self._board = board
         self.title = f"{board.name} in unicorn"
         self._elf = parse_elf(firmware.image)
@@ -333,16 +335,22 @@ class UnicornMachine(abc.ABC):
         except unicorn.UcError as error:
             undefined = error.errno == unicorn.UC_ERR_INSN_INVALID
             what = self._set.invalid if undefined else f"stops the emulator: {error}"
+            what = self._sleeps if self._asleep(self._uc) else what
             self._fault = self._fault or self._exception(what)
         reached = self._uc.reg_read(self._set.pc)
         if self._fault is None and state.stop_reason == STOP_PAUSED:
             return
         fault = self._fault or self._stop_fault()
         if fault is None and reached != end:
-            fault = self._exception(f"sleeps ({self._set.sleep}), and nothing wakes it")
+            fault = self._exception(self._sleeps)
         if fault is not None:
             self._uc = None
             raise fault
+
+    def _asleep(self, uc: Any) -> bool:
+        """Has an engine stopped behind a WFE? unicorn does not know the instruction."""
+        at = uc.reg_read(self._set.pc) - len(_WFE)
+        return self._set.code == CODE_THUMB and self._flash.holds(at, len(_WFE)) and self.read(at, len(_WFE)) == _WFE
 
     def _stop_fault(self) -> FirmwareFault | None:
         """Why profile_hook.c stopped the run."""
@@ -473,8 +481,7 @@ class _SecondCore:
             self._uc.emu_start(self._pc | core.code_bit, _NOWHERE)
         except unicorn.UcError:
             self._pc = self._uc.reg_read(core.pc)
-            asleep = machine._flash.holds(self._pc - 2, 2) and machine.read(self._pc - 2, 2) == _WFE
-            if asleep and machine._fault is None:
+            if machine._asleep(self._uc) and machine._fault is None:
                 return
         what = f"stops the second core, at {machine._names.name(self._uc.reg_read(core.pc))}"
         if state.stop_reason == STOP_MISALIGNED:
