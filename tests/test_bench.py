@@ -31,9 +31,10 @@ from mcugen.emulate.machine import Emulator
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import InputError, MismatchError, ToolError, UsageError
 from mcugen.families import choose_family
+from mcugen.integers import quantize_source
 from mcugen.ir import Config
 from mcugen.layout import Layout, lay_out, make_firmware
-from mcugen.sources import open_source, quantize_source
+from mcugen.sources import open_source
 
 BASELINE = Path(__file__).parent / "bench_baseline.json"
 TOLERANCE = 0.01  # of a count in the baseline

@@ -28,7 +28,7 @@ RANKS = {
         "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),
     5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8", "prune", "distill", "cases", "stream", "microtvm.tir_linear"),
     6: ("emulate.cortex_m", "emulate.riscv", "emulate.qemu_machine", "sources", "microtvm.tir"),
-    7: ("emulate.machines", "layout", "microtvm.emit_worker"),
+    7: ("emulate.machines", "integers", "layout", "microtvm.emit_worker"),
     8: ("ladder", "bench", "gemv", "tflm.layout", "microtvm.emitter"),
     9: ("pipeline", "bench_report", "costs", "tflm.rungs", "microtvm.jit", "microtvm.layout"),
     10: ("tflm.report", "microtvm.rungs", "trials"),
