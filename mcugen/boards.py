@@ -158,6 +158,12 @@ class _Reader:
             self._fail(
                 "port", f"{board.port!r} does not start a {board.core}", 'core "host" and port "host" go together'
             )
+        if board.cores > 1 and not (data_dir("firmware") / "ports" / board.port / "second_core.c").exists():
+            self._fail(
+                "core.count",
+                f"is {board.cores}, and port {board.port!r} starts one core",
+                "leave it out, or write the port's second_core.c (ports/second_core.h has the contract)",
+            )
         return board, tuple(self._names("aliases", None))
 
     # ------------------------------------------------------------ keys

@@ -19,6 +19,7 @@ from mcugen.emulate import host_console
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import UsageError
 from mcugen.evaluate import Evaluation, GreedyAgreement, clean_text, evaluate, greedy_agreement
+from mcugen.images import to_bin, to_hex, to_uf2
 from mcugen.ir import Firmware, Graph, Model, Project, QuantizedModel
 from mcugen.ladder import Ladder, Rungs, climb, ladder_text
 from mcugen.layer_errors import LayerErrors, OpError
@@ -31,7 +32,6 @@ from mcugen.sampler import Sampler
 from mcugen.sources import Progress, Source, read_text, silent
 from mcugen.stream import SinksTried, Streamed, best_sinks, cut_streams, stream, try_sinks
 from mcugen.tokenizer import encode
-from mcugen.toolchain import to_bin, to_hex
 
 GREEDY_TOKENS = 200  # of the greedy runs that quality is measured on
 
@@ -119,6 +119,9 @@ def build_folder(
     else:
         files |= {"firmware.elf": firmware.image, "firmware.bin": to_bin(firmware.image)}
         files["firmware.hex"] = to_hex(firmware.image)
+        for tool, known in layout.board.flashing:
+            if tool == "uf2":
+                files["firmware.uf2"] = to_uf2(firmware.image, int(known["family"]))
     if ladder is not None:
         files["verification.json"] = json_bytes(ladder.to_json())
         files["verification.txt"] = ladder_text(ladder).encode()

@@ -281,6 +281,12 @@ WRONG = [
     ),
     ("[facts]", "[facts]\nled = 5", "facts.led is 5", "it must be a table"),
     ("[core]", "[core]\ncount = 3", "core.count is 3", "it must be a whole number from 1 to 2"),
+    (
+        "[core]",
+        "[core]\ncount = 2",
+        "core.count is 2, and port 'stm32f4' starts one core",
+        "leave it out, or write the port's second_core.c (ports/second_core.h has the contract)",
+    ),
     ("[flash]", "[flash]\nxip = 1", "flash.xip is 1", "it must be true or false"),
     (
         "[facts]",
@@ -323,6 +329,7 @@ WRONG = [
 
 def test_a_board_may_have_more_memories_cores_and_ways_to_flash_it(tmp_path: Path) -> None:
     text = NUCLEO.replace("[core]", "[core]\ncount = 2").replace("[flash]", "[flash]\nxip = true")
+    text = text.replace('port = "stm32f4"', 'port = "rp2"')
     text = (
         text.partition("[flashing.")[0]
         + """

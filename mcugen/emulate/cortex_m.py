@@ -16,6 +16,7 @@ from mcugen.emulate.mps2 import Mps2
 from mcugen.emulate.nrf5 import Nrf5
 from mcugen.emulate.profile_hook import CODE_THUMB
 from mcugen.emulate.registers import Registers
+from mcugen.emulate.rp2 import Rp2
 from mcugen.emulate.stm32f4 import Stm32f4
 from mcugen.emulate.stm32g4 import Stm32g4
 from mcugen.emulate.stm32h5 import Stm32h5
@@ -44,6 +45,7 @@ REGISTERS: Mapping[str, Callable[[Board, Callable[[], int]], Registers]] = {
     "mps2": Mps2,
     "nrf5": Nrf5,
     "imxrt1062": Imxrt1062,
+    "rp2": Rp2,
 }
 # QEMU's exception numbers, target/arm/cpu.h
 _EXCEPTIONS = {1: "undefined instruction", 2: "svc", 3: "prefetch abort", 4: "data abort", 7: "bkpt"}
@@ -76,7 +78,10 @@ class CortexM(UnicornMachine):
         return engine
 
     def _peripherals(self) -> Registers:
-        return REGISTERS[self._board.port](self._board, lambda: int(self._state.instructions))
+        registers = REGISTERS[self._board.port](self._board, lambda: int(self._state.instructions))
+        if self._board.cores > 1 and isinstance(registers, Rp2):
+            registers.second.runner = self._second_core(registers.second)
+        return registers
 
     def _start(self) -> int:
         """The core loads its stack pointer from word 0 of the vector table and begins at word 1."""
@@ -86,4 +91,4 @@ class CortexM(UnicornMachine):
         return int.from_bytes(table[4:], "little") & ~1
 
     def _is_peripheral(self, address: int) -> bool:
-        return 0x40000000 <= address < 0x60000000 or address >= 0xE0000000  # Armv7-M manual, B3.1
+        return 0x40000000 <= address < 0x60000000 or address >= 0xA0000000  # Armv7-M manual, B3.1
