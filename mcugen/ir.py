@@ -606,7 +606,7 @@ class Firmware:
 
     image: the ELF (or the host's shared library) as bytes. sections: name -> bytes, allocated ones only.
     flash_bytes: what is programmed. static_bytes: .data + .bss. stack_bytes: reserved for the stack.
-    toolchain: e.g. "zig 0.17.1 (clang 22)". flags: what it was called with, for "c", "S" or "cc" sources and for "link".
+    toolchain: e.g. "zig 0.17.1 (clang 22)". flags: its options for "c", "S" or "cc" sources, and to "link".
     """
 
     board: Board

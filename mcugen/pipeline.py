@@ -39,20 +39,23 @@ _PACKAGES = ("intelhex", "jinja2", "numpy", "pyelftools", "safetensors")
 GREEDY_TOKENS = 200  # of the greedy runs that quality is measured on
 
 
-def _check_prompt(prompt: bytes) -> None:
-    """Raise UsageError where a prompt, typed at the console, would not arrive as it is."""
+def check_prompt(prompt: bytes, where: str, commands: bool = False) -> None:
+    """Raise UsageError where a prompt, typed at the console, would not arrive as it is.
+
+    commands: whether lines that begin with # are meant to steer the console.
+    """
     if len(prompt) > LONGEST_PROMPT:
         what = f"has {len(prompt)} bytes; the console's line holds {LONGEST_PROMPT}"
         hint = f"leave out {len(prompt) - LONGEST_PROMPT} bytes"
     elif b"\n" in prompt or b"\r" in prompt:
         what, hint = "has more than one line", "type one line at a time: standard input takes many prompts"
-    elif prompt.startswith(b"#"):
+    elif prompt.startswith(b"#") and not commands:
         what, hint = "begins with #, as the console's commands do", "put a space in front of it"
     elif b"\x08" in prompt or b"\x7f" in prompt:
         what, hint = "holds a backspace, which the console would obey", "leave it out"
     else:
         return
-    raise UsageError(f"the prompt {what}", where="run", hint=hint)
+    raise UsageError(f"the prompt {what}", where=where, hint=hint)
 
 
 def run_prompt(
@@ -63,7 +66,7 @@ def run_prompt(
     The firmware runs in the emulator, or on this computer where the board is the host. Raises UsageError for a
     prompt that the console cannot take.
     """
-    _check_prompt(prompt)
+    check_prompt(prompt, "run")
     typed = f"#tokens {max_tokens}\n{sampler_line(sampler)}\n".encode() + prompt + b"\n"
     if layout.board.core == "host":
         stream = host_console.console(firmware, typed)

@@ -200,7 +200,9 @@ class _Job:
 
     def flags_by_use(self) -> dict[str, tuple[str, ...]]:
         """As Firmware.flags has them."""
-        used = {posixpath.splitext(source)[1][1:]: tuple(self.compile_flags(source)) for source in self.project.sources}
+        used = {
+            posixpath.splitext(source)[1][1:]: tuple(self.compile_flags(source)) for source in self.project.sources
+        }
         return {**used, "link": tuple(self.link_flags())}
 
     def object_key(self, source: str) -> str:

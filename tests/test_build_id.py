@@ -14,8 +14,8 @@ import pytest
 import zoo
 from projects import require
 
-from mcugen import pipeline, sources
 from mcugen import layout as layouts
+from mcugen import pipeline, sources
 from mcugen.checkpoints import write_checkpoint
 from mcugen.emulate.elf import parse_elf
 from mcugen.ir import Config
