@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mcugen import __version__, pipeline, sources, tokenizer_json
+from mcugen import __version__, flashing, pipeline, sources, tokenizer_json
 from mcugen import bench as benches
 from mcugen.bench_report import bench_sheets, comparison_sheets, gemv_sheets
 from mcugen.boards import list_boards, load_board
@@ -688,6 +688,48 @@ def _prompts(prompt: str | None, quiet: bool) -> Iterator[bytes]:
     for line in sys.stdin.buffer:
         yield line.rstrip(b"\r\n")
         click.echo("> " if asks else "", nl=False, err=True)
+
+
+@mcugen.command(short_help="Program a real board with what mcugen build wrote.")
+@click.argument("folder", required=False, type=_PATH, metavar="[DIR]")
+@click.option("--board", metavar="BOARD", help="A board's name or file.  [default: what DIR was built for]")
+@click.option("--tool", metavar="TOOL", help="Take this one of the board file's ways alone.")
+@click.option("--drive", type=_PATH, metavar="PATH", help="Where the board's USB drive is mounted.")
+@click.option("--dry-run", is_flag=True, help="Check the image, print the commands, and program nothing.")
+@_json
+def flash(
+    folder: Path | None, board: str | None, tool: str | None, drive: Path | None, dry_run: bool, as_json: bool
+) -> None:
+    """Program a real board with the firmware in DIR, which mcugen build wrote.  [default: build/home-BOARD]
+
+    The image is checked against the board's memory map. Then the ways that the board file states are tried in its
+    order, until one finds the board: a copy to its USB drive, OpenOCD, pyOCD, esptool, or Teensy's loader.
+    """
+    default = Path("build") / f"{sources.DEFAULT_MODEL}-{load_board(board or 'nucleo').name}"
+    image = flashing.open_image(folder or default, board)
+    found = flashing.ways(image, tool, drive)
+    taken = None if dry_run else flashing.flash(image, found)
+    share = _share(image.size, image.board.flash.size)
+    if as_json:
+        _print_json(
+            {
+                "folder": str(image.folder),
+                "board": image.board.name,
+                "build": image.build,
+                "start": f"{image.start:#010x}",
+                "bytes": image.size,
+                "ways": [{"tool": w.tool, "command": list(w.command), "lacks": w.lacks or None} for w in found],
+                "flashed_with": taken.tool if taken else None,
+            }
+        )
+        return
+    click.echo(f"{image.title}, build {image.build}: {share} from {image.start:#010x}")
+    if taken is not None:
+        click.echo(f"flashed with {taken.tool}; now: mcugen monitor")
+        return
+    for way in found:
+        click.echo(f"\n{way.tool}: {way.lacks or 'ready'}\n  {flashing.shown(way)}")
+        click.echo(f"  try: {way.remedy}" if way.lacks else "", nl=bool(way.lacks))
 
 
 @mcugen.command(short_help="Talk to the model on a real board, over its serial port.")

@@ -135,7 +135,18 @@ def test_help_says_what_a_command_does_and_what_each_option_means(name: str, com
 
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     text = done("--help")
-    assert sorted(mcugen.commands) == ["bench", "boards", "build", "eval", "flash", "monitor", "plan", "quantize", "run", "verify"]
+    assert sorted(mcugen.commands) == [
+        "bench",
+        "boards",
+        "build",
+        "eval",
+        "flash",
+        "monitor",
+        "plan",
+        "quantize",
+        "run",
+        "verify",
+    ]
     assert "Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch" in " ".join(text.split())
 
 
