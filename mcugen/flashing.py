@@ -1,4 +1,4 @@
-"""A build folder -> a board's flash: check the image against the memory map, then try the ways that the board file has.
+"""A build folder -> a board's flash: check the image against the memory map, then try the ways of the board file.
 
 Each way is a program that is called, or a USB drive that takes a copy. Options and messages are those of pyOCD 0.46,
 OpenOCD 0.12, esptool 5 and teensy_loader_cli 2.2.
@@ -239,7 +239,7 @@ def _pyocd(image: Image, facts: Facts) -> Way:
     called = _python_program("pyocd")
     # -W: do not wait until a probe is connected
     command = (*called, "flash", "-W", "-t", str(facts["target"]), str(image.folder / "firmware.hex"))
-    if importlib.util.find_spec("pyocd") is None:
+    if not _installed("pyocd"):
         return Way("pyocd", command, "pyocd is not installed", _INSTALL)
     if facts["pack"]:
         known = _run((*called, "list", "--targets", "--no-header", "--name", str(facts["target"]))).stdout
@@ -252,7 +252,7 @@ def _pyocd(image: Image, facts: Facts) -> Way:
 def _esptool(image: Image, facts: Facts) -> Way:
     write = ("write-flash", f"{facts['offset']:#x}", str(image.folder / "firmware.bin"))
     command = (*_python_program("esptool"), "--chip", str(facts["chip"]), *write)
-    if importlib.util.find_spec("esptool") is None:
+    if not _installed("esptool"):
         return Way("esptool", command, "esptool is not installed", _INSTALL)
     return Way("esptool", command)
 
@@ -262,6 +262,10 @@ def _teensy(image: Image, facts: Facts) -> Way:
     if shutil.which(command[0]) is None:
         return Way("teensy", command, f"{command[0]} is not installed", "apt-get install teensy-loader-cli")
     return Way("teensy", command)
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def _python_program(name: str) -> tuple[str, ...]:

@@ -95,16 +95,19 @@ def test_two_checkouts_build_the_same_bytes(toolchain: str, tmp_path: Path) -> N
     assert not [path for path, content in one.items() if str(tmp_path).encode() in content]
 
 
-def test_build_info_says_what_is_needed_to_make_it_again(tmp_path: Path) -> None:
+def built_folder(out: Path) -> pipeline.Built:
+    """What `mcugen build` writes of a small model for a NUCLEO-F446RE."""
     require("gcc", ladder.NUCLEO)
     found = layout()
     model = found.graph.model
     source = sources.Source(model.name, None, model, found.tokenizer)
-    folder = pipeline.build_folder(
-        source, model, found, tmp_path / "out", toolchain="gcc", command=ladder.COMMAND, tokens=0
-    )
+    return pipeline.build_folder(source, model, found, out, toolchain="gcc", command=ladder.COMMAND, tokens=0)
+
+
+def test_build_info_says_what_is_needed_to_make_it_again(tmp_path: Path) -> None:
+    folder = built_folder(tmp_path / "out")
     info = json.loads((tmp_path / "out" / "build-info.json").read_text())
-    project = layouts.make_project(found, ladder.COMMAND)
+    project = layouts.make_project(layout(), ladder.COMMAND)
     assert info["build_id"] == build_id(project.files)
     assert info["flags"] == {use: list(flags) for use, flags in folder.firmware.flags.items()}
     assert set(info["flags"]) == {"c", "S", "link"}
