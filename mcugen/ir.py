@@ -612,7 +612,7 @@ class Firmware:
 
     image: the ELF (or the host's shared library) as bytes. sections: name -> bytes, allocated ones only.
     flash_bytes: what is programmed. static_bytes: .data + .bss. stack_bytes: reserved for the stack.
-    toolchain: e.g. "zig 0.17.1 (clang 22)".
+    toolchain: e.g. "zig 0.17.1 (clang 22)". flags: its options for "c", "S" or "cc" sources, and to "link".
     """
 
     board: Board
@@ -622,3 +622,4 @@ class Firmware:
     static_bytes: int
     stack_bytes: int
     toolchain: str
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +36,8 @@ APPLICATION = ("app/console.c", "app/console.h")
 ATTENTION_HEADER = dict.fromkeys(("kernels/attention.c", "kernels/attention4.c"), "kernels/attention.h")
 KERNEL_HEADERS = ("kernels/kernels.h", "kernels/fixedpoint.h", "kernels/tables.h")
 INCLUDE_DIRS = ("kernels", "runtime", "ports", "app")
+BUILD_ID_HEADER = "build_id.h"
+_BUILD_ID_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,19 @@ def fill(templates: Mapping[str, str], variables: Mapping[str, object]) -> dict[
     """Template -> the path of what it becomes; returns path -> content."""
     jinja = environment()
     return {path: jinja.get_template(name).render(variables).encode() for name, path in templates.items()}
+
+
+def with_build_id(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A project's files by path, and build_id.h, which says their build id."""
+    variables = {"build_id": build_id(files)}
+    return dict(sorted({**files, **fill({"c/build_id.h.j2": BUILD_ID_HEADER}, variables)}.items()))
+
+
+def build_id(files: Mapping[str, bytes]) -> str:
+    """What a project's files are known by: a hash of all but build_id.h. The compiler is not in it."""
+    hashes = {path: hashlib.sha256(content).hexdigest() for path, content in files.items() if path != BUILD_ID_HEADER}
+    lines = "".join(f"{digest} {path}\n" for path, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:_BUILD_ID_DIGITS]
 
 
 def kernel_sources(graph: Graph) -> list[str]:

@@ -177,7 +177,7 @@ def build(
         with tempfile.TemporaryDirectory(prefix="mcugen-") as folder:
             image = _compile_and_link(job, Path(folder))
         cache.store(job.image_key(), image)
-    return _measure(project.board, image, toolchain.title)
+    return _measure(project.board, image, toolchain.title, job.flags_by_use())
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,13 @@ class _Job:
             *([] if script is None else ["-T", script]),
             *link_flags(self.project.board, self.toolchain.kind),
         ]
+
+    def flags_by_use(self) -> dict[str, tuple[str, ...]]:
+        """As Firmware.flags has them."""
+        used = {
+            posixpath.splitext(source)[1][1:]: tuple(self.compile_flags(source)) for source in self.project.sources
+        }
+        return {**used, "link": tuple(self.link_flags())}
 
     def object_key(self, source: str) -> str:
         """Hash of the compiler, its flags, this source and every file that it includes."""
@@ -351,7 +358,7 @@ def _diagnostics(stderr: str) -> str:
 _SHF_ALLOC = 0x2  # ELF specification, "Section Attribute Flags"
 
 
-def _measure(board: Board, image: bytes, title: str) -> Firmware:
+def _measure(board: Board, image: bytes, title: str, flags: Mapping[str, tuple[str, ...]]) -> Firmware:
     sections = _sections(image) if image.startswith(b"\x7fELF") else {}  # a host may use another format
     return Firmware(
         board=board,
@@ -361,6 +368,7 @@ def _measure(board: Board, image: bytes, title: str) -> Firmware:
         static_bytes=sections.get(".data", 0) + sections.get(".bss", 0),
         stack_bytes=sections.get(".stack", 0),
         toolchain=title,
+        flags=flags,
     )
 
 

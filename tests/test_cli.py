@@ -137,7 +137,18 @@ def test_help_says_what_a_command_does_and_what_each_option_means(name: str, com
 
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     text = done("--help")
-    assert sorted(mcugen.commands) == ["bench", "boards", "build", "eval", "plan", "quantize", "run", "verify"]
+    assert sorted(mcugen.commands) == [
+        "bench",
+        "boards",
+        "build",
+        "eval",
+        "flash",
+        "monitor",
+        "plan",
+        "quantize",
+        "run",
+        "verify",
+    ]
     assert "Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch" in " ".join(text.split())
 
 
@@ -157,14 +168,14 @@ def test_build_writes_the_whole_folder(files: Files) -> None:
     assert str(out) in text
     assert "instructions per token, positions 0 to 29: " in text
     assert sorted(path.name for path in out.iterdir()) == [
-        "Makefile", "README.md", "app", MARKER, "firmware.bin", "firmware.elf", "firmware.hex", "kernels", "linker.ld",
-        "main.c", "memory.json", "memory.txt", "model.safetensors", "ports", "runtime", "tiny.c", "tiny.h",
+        "Makefile", "README.md", "app", MARKER, "build_id.h", "firmware.bin", "firmware.elf", "firmware.hex", "kernels",
+        "linker.ld", "main.c", "memory.json", "memory.txt", "model.safetensors", "ports", "runtime", "tiny.c", "tiny.h",
         "tiny_vocabulary.c", "tiny_weights.c", "tiny_weights.h", "verification.json", "verification.txt",
     ]  # fmt: skip
     facts = json.loads((out / MARKER).read_text())
     assert sorted(facts) == [
-        "board", "board_sha256", "checkpoint_sha256", "command", "context", "files", "flash_bytes", "mcugen", "model",
-        "recipe", "sections", "stack_bytes", "static_bytes", "toolchain",
+        "board", "board_sha256", "build_id", "checkpoint_sha256", "command", "context", "files", "flags", "flash_bytes",
+        "mcugen", "model", "packages", "recipe", "sections", "stack_bytes", "static_bytes", "toolchain",
     ]  # fmt: skip
     for path, digest in facts["files"].items():
         assert hashlib.sha256((out / path).read_bytes()).hexdigest() == digest

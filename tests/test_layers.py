@@ -22,9 +22,9 @@ RANKS = {
     2: ("reference", "kernels", "plain", "cycles", "sampler", "packing", "families", "tokenizer", "weights", "boards", "ports", "flags", "images", "project",
         "emulate", "emulate.second_core", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
-    3: ("board_file", "console", "lora", "checkpoints", "huggingface", "gguf_file", "gptq", "mixed", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host", "tokenizer_json", "vocabulary",
+    3: ("board_file", "console", "lora", "checkpoints", "huggingface", "gguf_file", "gptq", "mixed", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host", "tokenizer_json", "vocabulary", "flashing",
         "emulate.qemu", "emulate.stm32f4", "emulate.stm32", "emulate.mps2", "emulate.rp2", "emulate.nrf5", "emulate.imxrt1062", "emulate.esp32c3", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
-    4: ("render", "quantize", "evaluate", "layer_errors", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
+    4: ("render", "serial_console", "quantize", "evaluate", "layer_errors", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
         "emulate.stm32g4", "emulate.stm32h5", "emulate.stm32h7", "emulate.stm32l4", "emulate.stm32u5",
         "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),
     5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8", "prune", "distill", "cases", "stream", "microtvm.tir_linear"),
@@ -61,6 +61,7 @@ DOORS = {
     "jinja2": {"rendering"},
     "subprocess": {
         "toolchain",
+        "flashing",
         "emulate.host",
         "emulate.host_console",
         "emulate.qemu",
@@ -77,6 +78,7 @@ DOORS = {
     "intelhex": {"images"},
     "gguf": {"gguf_file"},
     "matplotlib": {"sweep_plot"},
+    "serial": {"serial_console"},
     "safetensors": {"quantized_file", "huggingface", "lora"},
     "torch": {"distill", "models.training", "models.home.train", "models.tales.train"},
 }

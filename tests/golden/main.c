@@ -2,14 +2,18 @@
  *   mcugen build tiny.bin --tokenizer tiny-tokenizer.bin --board nucleo-f446re
  * checkpoint sha256 5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed5eed
  * board sha256      3057af6e077ae821477449f8dae9fd1fefca750d5db1469658c5a5fcc0be7c2f */
+#include "build_id.h"
 #include "console.h"
 #include "port.h"
 #include "tiny.h"
+
+const char mg_build_id[] = MG_BUILD_ID;
 
 int main(void)
 {
     mg_port_init();
     tiny_init();
-    mg_console(&tiny_model, "tiny on nucleo-f446re", 256);
+    mg_console(&tiny_model, "tiny on nucleo-f446re",
+               mg_build_id, 256);
     return 0;
 }
