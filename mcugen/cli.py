@@ -27,6 +27,7 @@ from mcugen.boards import list_boards, load_board
 from mcugen.console import sampler_line
 from mcugen.errors import McugenError, UsageError
 from mcugen.eval_report import eval_json, eval_sheets, stream_sheets, sweep_json, sweep_sheets
+from mcugen.export import ECOSYSTEMS
 from mcugen.gemv import gemv_bench
 from mcugen.integers import quantize_by_choice, quantize_source
 from mcugen.ir import Board, QuantizedModel
@@ -312,13 +313,13 @@ def _recipe_of(choice: _Choice) -> Recipe | None:
     return recipe
 
 
-def _command(choice: _Choice, board: Board) -> str:
+def _command(choice: _Choice, board: Board, verb: str = "build") -> str:
     """The command that generates what the options name.
 
     It goes into the generated files: the same for `build`, `verify` and `run`, so that they are the same to the byte,
     and with file names only, so that they name no machine.
     """
-    words = ["mcugen", "build", *([choice.model.resolve().name] if choice.model else [])]
+    words = ["mcugen", *verb.split(), *([choice.model.resolve().name] if choice.model else [])]
     files = (
         ("--tokenizer", choice.tokenizer),
         ("--lora", choice.lora),
@@ -439,6 +440,41 @@ def build(
             progress=progress,
         )
     _print_built(built, as_json)
+
+
+@mcugen.command(epilog=_EPILOG, short_help="Write the C as a library for another build system.")
+@click.option("--as", "ecosystem", type=click.Choice(list(ECOSYSTEMS)), required=True, help="Whose layout.")
+@_options(_laid_out, _toolchain, _json)
+@click.option("--out", type=_PATH, metavar="DIR", help="Where to write.  [default: build/MODEL-BOARD-ECOSYSTEM]")
+@click.option(
+    "--verify-tokens", type=_AT_LEAST_0, default=160, show_default=True, metavar="N", help="Tokens to verify."
+)
+def export(
+    choice: _Choice, ecosystem: str, toolchain: str, as_json: bool, out: Path | None, verify_tokens: int
+) -> None:
+    """Write model, kernels and runtime as a library for another build system, with an example application.
+
+    The kernels are those of the board's core; --board host has portable C for any. The library never has main, a
+    heap, the UART or a linker script. The same C is verified as firmware first; where a bit differs, nothing is
+    written.
+    """
+    with _progress() as progress:
+        _, layout, _ = _lay_out(choice, progress)
+        folder = out or Path("build") / f"{layout.name}-{layout.board.name}-{ecosystem}"
+        ladder = pipeline.export_folder(
+            layout,
+            ecosystem,
+            folder,
+            toolchain=toolchain,
+            command=_command(choice, layout.board, f"export --as {ecosystem}"),
+            tokens=verify_tokens,
+            progress=progress,
+        )
+    if as_json:
+        _print_json({"out": str(folder), "verification": ladder.to_json() if ladder else None})
+        return
+    click.echo(f"{layout.graph.model.name} for {layout.board.name} as a {ECOSYSTEMS[ecosystem].title}: {folder}")
+    _print_ladder(ladder)
 
 
 def _print_built(built: pipeline.Built, as_json: bool, more: Mapping[str, object] | None = None) -> None:

@@ -24,7 +24,7 @@ RANKS = {
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
     3: ("board_file", "console", "lora", "checkpoints", "huggingface", "gguf_file", "gptq", "mixed", "quantized_file", "lower", "simulate", "plan", "fit", "rendering", "toolchain", "emulate.host", "tokenizer_json", "vocabulary", "flashing",
         "emulate.qemu", "emulate.stm32f4", "emulate.stm32", "emulate.mps2", "emulate.rp2", "emulate.nrf5", "emulate.imxrt1062", "emulate.esp32c3", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
-    4: ("render", "serial_console", "quantize", "evaluate", "layer_errors", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
+    4: ("render", "export", "serial_console", "quantize", "evaluate", "layer_errors", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
         "emulate.stm32g4", "emulate.stm32h5", "emulate.stm32h7", "emulate.stm32l4", "emulate.stm32u5",
         "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),
     5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8", "prune", "distill", "cases", "stream", "microtvm.tir_linear"),
