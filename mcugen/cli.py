@@ -25,7 +25,7 @@ from mcugen.bench_report import bench_sheets, comparison_sheets, gemv_sheets
 from mcugen.board_file import new_board
 from mcugen.boards import list_boards, load_board
 from mcugen.console import sampler_line
-from mcugen.errors import McugenError, UsageError
+from mcugen.errors import McugenError, MismatchError, UsageError
 from mcugen.eval_report import eval_json, eval_sheets, stream_sheets, sweep_json, sweep_sheets
 from mcugen.export import ECOSYSTEMS
 from mcugen.gemv import gemv_bench
@@ -33,6 +33,7 @@ from mcugen.integers import quantize_by_choice, quantize_source
 from mcugen.ir import Board, QuantizedModel
 from mcugen.ladder import Ladder, climb, climb_board
 from mcugen.layout import MAX_TOKENS, Layout, lay_out, make_firmware, plan_facts, plan_text
+from mcugen.matrix import matrix_json, matrix_sheet, measure_point, points
 from mcugen.microtvm.emitter import find_tvm
 from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
@@ -620,6 +621,53 @@ def verify(
     else:
         _print_ladder(ladder)
     ladder.raise_for_difference()
+
+
+@mcugen.command(epilog=_EPILOG, short_help="Verify on every board, with every compiler.")
+@_options(_model, _tokenizer)
+@click.option("--board", "names", multiple=True, metavar="BOARD", help="Only this one; may be given several times.")
+@click.option("--toolchain", "compilers", multiple=True, metavar="NAME", help="zig or gcc.  [default: both]")
+@click.option("--context", default=128, show_default=True, metavar="N", help="Tokens remembered, where they fit.")
+@click.option(
+    "--tokens", type=_AT_LEAST_1, default=160, show_default=True, metavar="N", help="Greedy tokens to feed."
+)
+@click.option("--jobs", type=_AT_LEAST_1, metavar="N", help="Processes.  [default: one for each core]")
+@_json
+def matrix(
+    model: Path | None,
+    tokenizer: Path | None,
+    names: tuple[str, ...],
+    compilers: tuple[str, ...],
+    context: int,
+    tokens: int,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Verify on every board, with every compiler: instructions, bytes and a verdict for each.
+
+    Exit code 6 where any differs or fails.
+    """
+    found = points(model, tokenizer, names, compilers, context, tokens)
+    name = open_source(model, tokenizer).name
+    with _progress() as progress:
+        done = itertools.count(1)
+        progress("boards", 0, len(found))
+        results = run_sweep(
+            found, measure_point, jobs=jobs, completed=lambda _: progress("boards", next(done), len(found))
+        )
+    if as_json:
+        _print_json(matrix_json(results))
+    else:
+        _print_sheets([matrix_sheet(name, results)])
+    failed = [result for result in results if result.error is not None]
+    if failed:
+        first = failed[0]
+        raise MismatchError(
+            f"{len(failed)} of {len(results)} fail, {first.point.board} with {first.point.toolchain} first: "
+            f"{first.error}",
+            where="matrix",
+            hint="mcugen verify with that board and compiler tells more",
+        )
 
 
 @mcugen.command(epilog=_EPILOG, short_help="Count instructions: by position, part, layer and matrix.")

@@ -32,7 +32,7 @@ RANKS = {
     7: ("emulate.machines", "integers", "layout", "microtvm.emit_worker"),
     8: ("ladder", "bench", "gemv", "tflm.layout", "microtvm.emitter"),
     9: ("pipeline", "bench_report", "costs", "tflm.rungs", "microtvm.jit", "microtvm.layout"),
-    10: ("tflm.report", "microtvm.rungs", "trials"),
+    10: ("tflm.report", "microtvm.rungs", "trials", "matrix"),
     11: ("tflm.target", "microtvm.target", "eval_report"),
     12: ("sweep_plot",),
     13: ("cli",),
