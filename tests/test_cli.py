@@ -22,9 +22,10 @@ import zoo
 from click.testing import CliRunner, Result
 from tools import missing
 
-from mcugen import __version__, pipeline, sources, toolchain
+from mcugen import __version__, integers, pipeline, sources, toolchain
 from mcugen import ladder as rungs
 from mcugen import layout as layouts
+from mcugen.boards import board_names
 from mcugen.checkpoints import write_checkpoint
 from mcugen.cli import main, mcugen
 from mcugen.emulate import unicorn_machine
@@ -33,6 +34,7 @@ from mcugen.generate import generate, prompt_tokens
 from mcugen.ir import Config, Project
 from mcugen.project import MARKER
 from mcugen.quantized_file import load_quantized
+from mcugen.resources import data_dir
 from mcugen.sampler import make_sampler
 from mcugen.tokenizer import decode, read_tokenizer, write_tokenizer
 
@@ -105,7 +107,7 @@ def answer_bytes(
     tokenizer = read_tokenizer(files.folder / "tiny-tokenizer.bin", 300)
     source = sources.open_source(Path(files.model), files.folder / "tiny-tokenizer.bin")
     recipe = None if bits is None else zoo.NEAREST[bits]
-    layout = layouts.lay_out(sources.quantize_source(source, None, recipe=recipe), tokenizer, ladder.HOST)
+    layout = layouts.lay_out(integers.quantize_source(source, None, recipe=recipe), tokenizer, ladder.HOST)
     found = list(generate(layout.graph, tokenizer, prompt, make_sampler(temperature, 0, 1.0, seed), tokens))
     return decode(tokenizer, found, prompt_tokens(tokenizer, prompt)[-1]) + b"\n"
 
@@ -135,7 +137,18 @@ def test_help_says_what_a_command_does_and_what_each_option_means(name: str, com
 
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     text = done("--help")
-    assert sorted(mcugen.commands) == ["bench", "boards", "build", "eval", "plan", "quantize", "run", "verify"]
+    assert sorted(mcugen.commands) == [
+        "bench",
+        "boards",
+        "build",
+        "eval",
+        "flash",
+        "monitor",
+        "plan",
+        "quantize",
+        "run",
+        "verify",
+    ]
     assert "Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch" in " ".join(text.split())
 
 
@@ -155,14 +168,14 @@ def test_build_writes_the_whole_folder(files: Files) -> None:
     assert str(out) in text
     assert "instructions per token, positions 0 to 29: " in text
     assert sorted(path.name for path in out.iterdir()) == [
-        "Makefile", "README.md", "app", MARKER, "firmware.bin", "firmware.elf", "firmware.hex", "kernels", "linker.ld",
-        "main.c", "memory.json", "memory.txt", "model.safetensors", "ports", "runtime", "tiny.c", "tiny.h",
+        "Makefile", "README.md", "app", MARKER, "build_id.h", "firmware.bin", "firmware.elf", "firmware.hex", "kernels",
+        "linker.ld", "main.c", "memory.json", "memory.txt", "model.safetensors", "ports", "runtime", "tiny.c", "tiny.h",
         "tiny_vocabulary.c", "tiny_weights.c", "tiny_weights.h", "verification.json", "verification.txt",
     ]  # fmt: skip
     facts = json.loads((out / MARKER).read_text())
     assert sorted(facts) == [
-        "board", "board_sha256", "checkpoint_sha256", "command", "context", "files", "flash_bytes", "mcugen", "model",
-        "recipe", "sections", "stack_bytes", "static_bytes", "toolchain",
+        "board", "board_sha256", "build_id", "checkpoint_sha256", "command", "context", "files", "flags", "flash_bytes",
+        "mcugen", "model", "packages", "recipe", "sections", "stack_bytes", "static_bytes", "toolchain",
     ]  # fmt: skip
     for path, digest in facts["files"].items():
         assert hashlib.sha256((out / path).read_bytes()).hexdigest() == digest
@@ -512,7 +525,7 @@ def test_sinks_are_planned_built_and_remembered(files: Files) -> None:
     assert "    TINY_SINKS = 2, /*" in Path("out/tiny.h").read_text()
     tokenizer = read_tokenizer(files.folder / "tiny-tokenizer.bin", 300)
     source = sources.open_source(Path(files.model), files.folder / "tiny-tokenizer.bin")
-    layout = layouts.lay_out(sources.quantize_source(source, None), tokenizer, ladder.HOST, 6, sinks=2)
+    layout = layouts.lay_out(integers.quantize_source(source, None), tokenizer, ladder.HOST, 6, sinks=2)
     ours = list(generate(layout.graph, tokenizer, "the tin", make_sampler(0.0, 0, 1.0, 1), 20))
     expected = decode(tokenizer, ours, prompt_tokens(tokenizer, "the tin")[-1]).decode(errors="replace") + "\n"
     assert done("run", *named, "--board", "host", "--prompt", "the tin", "--tokens", 20, "--quiet") == expected
@@ -693,26 +706,25 @@ def test_a_pruned_model_is_measured_against_the_whole_one(files: Files) -> None:
     assert pruned["float_perplexity"] == whole["float_perplexity"]
     assert pruned["kl"] > 2 * whole["kl"]
     printed = done("quantize", *files.named, "--prune", "hidden=0.5")
-    assert printed.endswith("B, w8a8kv8, calibrated on own samples, seed 0, pruned to hidden=0.5\n")
+    assert printed.endswith("B, w8a8kv8 pruned to hidden=0.5, calibrated on own samples, seed 0\n")
     assert load_quantized(Path("tiny.safetensors"))[0].config.hidden_dim == 6
     done("build", *files.named, "--prune", "hidden=0.5", "--board", "host", "--verify-tokens", 4, "--out", "one")
     assert json.loads(Path("one", MARKER).read_text())["command"].endswith(" --prune hidden=0.5 --board host")
     failed(
         2,
-        "Error: tiny holds integers only, which cannot be changed any more\n  where: --prune\n"
-        "  try:   name the float checkpoint it was made from\n",
-        "plan", "tiny.safetensors", "--prune", "hidden=0.5",
+        "Error: tiny is quantised already: w8a8kv8 pruned to hidden=0.5\n  where: --prune\n"
+        "  try:   name the float checkpoint it was made from, or leave --prune out\n",
+        "plan", "tiny.safetensors", "--prune", "hidden=0.6",
     )  # fmt: skip
 
 
-def test_distilling(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "DISTILL_STEPS", 3)
+def test_distilling(files: Files) -> None:
     text, w4 = files.folder / "text.txt", ["--recipe", "w4"]
     if importlib.util.find_spec("torch") is None:
         missing("torch is not installed")
     done("quantize", *files.named, *w4, "--out", "plain.safetensors")
     printed = done("quantize", *files.named, *w4, "--distill", 4, "--out", "own.safetensors")
-    assert printed.endswith("B, w4a8kv8 gptq, calibrated on own samples, seed 0, distilled in 4 steps\n")
+    assert printed.endswith("B, w4a8kv8 gptq distilled in 4 steps, calibrated on own samples, seed 0\n")
     done("quantize", *files.named, *w4, "--distill", 4, "--distill-text", text, "--out", "text.safetensors")
     plain, own, taught = (load_quantized(Path(f"{name}.safetensors"))[0] for name in ("plain", "own", "text"))
     assert plain.sha256 == own.sha256
@@ -723,11 +735,11 @@ def test_distilling(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     again = done("quantize", *files.named, *w4, "--distill", 4, "--out", "again.safetensors")  # from the cache
     assert again.startswith("again.safetensors: ")
     assert Path("again.safetensors").read_bytes() == Path("own.safetensors").read_bytes()
-    named = "name the float checkpoint it was made from\n"
     failed(
         2,
-        f"Error: tiny holds integers only, which are not trained\n  where: --distill\n  try:   {named}",
-        "quantize", "own.safetensors", "--distill",
+        "Error: tiny is quantised already: w4a8kv8 gptq distilled in 4 steps\n  where: --distill\n"
+        "  try:   name the float checkpoint it was made from, or leave --distill out\n",
+        "quantize", "own.safetensors", "--recipe", "w4", "--distill",
     )  # fmt: skip
     Path("short.txt").write_text("the")
     assert (
@@ -903,6 +915,9 @@ def test_eval_sweep_of_cases(files: Files) -> None:
          "  try:   give numbers of tokens: --sweep context=128,256\n"),
         (["--sweep", "fc=both"], "--sweep fc=both: 'both' is no fc\n  where: --sweep\n"
          "  try:   --sweep fc=custom,builtin\n"),
+        (["--sweep", "w8", "--prune", "2%"], "a sweep takes no --prune\n  where: --prune\n"
+         "  try:   state it in a recipe file, and name that in --sweep\n"),
+        (["--sweep", "w8", "--lora", "tuned"], "a sweep takes no --lora\n  where: --lora\n  try:   leave it out\n"),
         (["--jobs", "2"], "--jobs is for a sweep\n  where: --jobs\n  try:   add --sweep w8,w4, or leave it out\n"),
         (["--plot", "a.png"], "--plot is for a sweep\n  where: --plot\n  try:   add --sweep w8,w4, or leave it out\n"),
         (["--sweep", "w8", "--plot", "a.pdf"], "a plot is a file that ends with .png or .svg, not a.pdf\n"
@@ -947,12 +962,8 @@ def test_boards(files: Files) -> None:
 
 # ---------------------------------------------------------------- errors
 
-BOARDS = [
-    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f401re",
-    "nucleo-f446re", "nucleo-g474re", "nucleo-h563zi", "nucleo-h743zi2", "nucleo-l476rg", "nucleo-u575zi-q",
-    "qemu-virt-rv32",
-]  # fmt: skip
-KNOWN = ", ".join(sorted([*BOARDS, "nucleo", "rv32"]))
+BOARDS = sorted(path.stem for path in data_dir("boards").iterdir())
+KNOWN = ", ".join(board_names())
 USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\n\nError: {1}\n"
 
 
