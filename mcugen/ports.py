@@ -29,8 +29,9 @@ def port_files(board: Board) -> PortFiles:
     shared = [f"ports/{family}", _FREESTANDING] if family else []
     folders = [*shared, f"ports/{board.port}"]
     paths = [path for folder in folders for path in sorted((firmware / folder).glob("*.[chS]"))]
-    names = [path.relative_to(firmware).as_posix() for path in paths]
-    contracts = (_CONTRACT, _SECOND_CORE) if board.cores > 1 else (_CONTRACT,)
+    several = board.cores > 1
+    names = [path.relative_to(firmware).as_posix() for path in paths if several or path.stem != "second_core"]
+    contracts = (_CONTRACT, _SECOND_CORE) if several else (_CONTRACT,)
     files = {name: (firmware / name).read_bytes() for name in (*contracts, *names)}
     sources = sorted(
         (name for name in names if name.endswith((".c", ".S"))), key=lambda n: (not n.endswith("startup.c"), n)
