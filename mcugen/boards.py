@@ -46,7 +46,7 @@ _DEFINE_UNITS = {**_SIZE_UNITS, **_RATE_UNITS, "baud": 1}
 _ADDRESS_SPACE = 2**32  # bytes
 _MOST_CORES = 2
 _ADDRESS_HINT = "it must be a 32-bit address, as in 0x08000000"
-_SHARED_PORTS = {"freestanding"} | {core.family for core in CORES.values()}
+_SHARED_PORTS = {"freestanding", "stm32"} | {core.family for core in CORES.values()}
 _STACK_ALIGNMENT = 8  # bytes; AAPCS, section "The Stack"
 
 

@@ -27,6 +27,7 @@ from mcugen.console import sampler_line
 from mcugen.errors import McugenError, UsageError
 from mcugen.eval_report import eval_json, eval_sheets, stream_sheets, sweep_json, sweep_sheets
 from mcugen.gemv import gemv_bench
+from mcugen.integers import quantize_by_choice, quantize_source
 from mcugen.ir import Board, QuantizedModel
 from mcugen.ladder import Ladder, climb, climb_board
 from mcugen.layout import MAX_TOKENS, Layout, lay_out, make_firmware, plan_facts, plan_text
@@ -34,14 +35,23 @@ from mcugen.microtvm.emitter import find_tvm
 from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
 from mcugen.project import write_file
-from mcugen.prune import parse_budget
 from mcugen.quantized_file import save_quantized
-from mcugen.recipes import MIXED, RECIPES, VALUES, W8, Recipe, recipe_named, with_budget
+from mcugen.recipes import (
+    DISTILL_STEPS,
+    MIXED,
+    RECIPES,
+    VALUES,
+    W8,
+    Recipe,
+    parse_pruning,
+    recipe_named,
+    with_budget,
+)
 from mcugen.resources import bundled_models
 from mcugen.sampler import make_sampler
 from mcugen.serial_console import BAUD, open_console
 from mcugen.sheet import Sheet
-from mcugen.sources import Source, Training, adapted, open_source, quantize_by_choice, quantize_source, trim_source
+from mcugen.sources import Source, adapted, open_source, trim_source
 from mcugen.sweep import sweep as run_sweep
 from mcugen.sweep_plot import check_plot, sweep_plot
 from mcugen.tflm.layout import TflmLayout, lay_out_tflm
@@ -145,16 +155,16 @@ _lora = click.option("--lora", type=_PATH, metavar="DIR", help="A LoRA adapter (
 _prune = click.option(
     "--prune",
     metavar="BUDGET",
-    help="What to prune before anything is quantised: hidden=0.8 of the channels, kv_heads=3, flash_bytes=200000 or "
-    "perplexity=0.03.",
+    help="What to prune before anything is quantised: down to hidden=0.8 of the channels, to kv_heads=3, to 180KB of "
+    "flash or for 2% perplexity.",
 )
 _distill = click.option(
     "--distill",
     type=_AT_LEAST_1,
     is_flag=False,
-    flag_value=sources.DISTILL_STEPS,
+    flag_value=DISTILL_STEPS,
     metavar="[STEPS]",
-    help=f"Train the codes to predict as the float model does; needs PyTorch.  [STEPS: {sources.DISTILL_STEPS}]",
+    help=f"Train the codes to predict as the float model does; needs PyTorch.  [STEPS: {DISTILL_STEPS}]",
 )
 _distill_text = click.option(
     "--distill-text", type=_PATH, metavar="FILE", help="Text to train on, beside the model's own samples."
@@ -267,9 +277,10 @@ def mcugen() -> None:
 
 def _open(choice: _Choice) -> Source:
     """The model that the options name, as they change it."""
-    budget = None if choice.prune is None else parse_budget(choice.prune)
     most = MAX_VOCAB if choice.vocab_from is None else tokenizer_json.MAX_TOKENS
-    source = adapted(open_source(choice.model, choice.tokenizer, most), choice.lora, budget)
+    source = open_source(choice.model, choice.tokenizer, most)
+    if choice.lora is not None:
+        source = adapted(source, choice.lora)
     if choice.vocab_from is not None:
         source, line = trim_source(source, choice.vocab_from)
         click.echo(line, err=True)
@@ -278,27 +289,26 @@ def _open(choice: _Choice) -> Source:
 
 def _quantize(choice: _Choice, progress: sources.Progress) -> tuple[Source, QuantizedModel]:
     source = _open(choice)
-    recipe, training = _recipe_of(choice), _training_of(choice)
-    return source, quantize_source(source, choice.calibrate, progress, recipe, choice.fc, training)
-
-
-def _training_of(choice: _Choice) -> Training | None:
-    """What --distill and --distill-text name."""
-    if choice.distill is not None:
-        return Training(choice.distill, choice.distill_text)
-    if choice.distill_text is not None:
-        raise UsageError(
-            "a text to train on, and no training", where="--distill-text", hint="add --distill, or leave it out"
-        )
-    return None
+    recipe = _recipe_of(choice)
+    return source, quantize_source(source, choice.calibrate, progress, recipe, choice.fc, choice.distill_text)
 
 
 def _recipe_of(choice: _Choice) -> Recipe | None:
-    """What --recipe, --budget and --values name; a budget alone is for the mixed recipe."""
+    """What --recipe and the options beside it name; a budget alone is for the mixed recipe."""
     recipe = None if choice.recipe is None else recipe_named(choice.recipe)
     if choice.budget is not None:
         recipe = with_budget(recipe or MIXED, choice.budget)
-    return recipe if choice.values is None else replace(recipe or W8, value_bits=VALUES[choice.values])
+    if choice.values is not None:
+        recipe = replace(recipe or W8, value_bits=VALUES[choice.values])
+    if choice.prune is not None:
+        recipe = replace(recipe or W8, prune=parse_pruning(choice.prune))
+    if choice.distill is not None:
+        recipe = replace(recipe or W8, steps=choice.distill)
+    if choice.distill_text is not None and not (recipe or W8).steps:
+        raise UsageError(
+            "a text to train on, and no training", where="--distill-text", hint="add --distill, or leave it out"
+        )
+    return recipe
 
 
 def _command(choice: _Choice, board: Board) -> str:
@@ -365,7 +375,7 @@ def _refuse_prefill(choice: _Choice, target: str) -> None:
         raise UsageError(
             f"the {target} target reads one token at a time",
             where="--prefill",
-            hint=f"leave --prefill out, or --target {choice.target}",
+            hint="leave --prefill out, or --target c",
         )
 
 
@@ -800,8 +810,9 @@ def quantize(choice: _Choice, as_json: bool, out: Path | None) -> None:
     """Write the integers and the vocabulary as one file, which every command takes as MODEL."""
     with _progress() as progress:
         source = _open(choice)
-        recipe, training = _recipe_of(choice), _training_of(choice)
-        quantized, precisions = quantize_by_choice(source, choice.calibrate, progress, recipe, choice.fc, training)
+        quantized, precisions = quantize_by_choice(
+            source, choice.calibrate, progress, _recipe_of(choice), choice.fc, choice.distill_text
+        )
     content = save_quantized(quantized, source.tokenizer)
     path = out or Path(f"{source.name}.safetensors")
     write_file(content, path)
@@ -931,6 +942,21 @@ def _sweep(
     jobs: int | None,
     plot: Path | None,
 ) -> None:
+    for option, given in (
+        ("--lora", choice.lora),
+        ("--vocab-from", choice.vocab_from),
+        ("--prune", choice.prune),
+        ("--values", choice.values),
+        ("--distill", choice.distill),
+        ("--distill-text", choice.distill_text),
+    ):
+        if given is not None:
+            in_file = option in ("--prune", "--values", "--distill")
+            raise UsageError(
+                f"a sweep takes no {option}",
+                where=option,
+                hint="state it in a recipe file, and name that in --sweep" if in_file else "leave it out",
+            )
     axes, options = parse_axes(words, _options_of(choice))
     if plot is not None:
         check_plot(plot)

@@ -114,7 +114,7 @@ def read_gguf(path: Path, max_vocab: int = CONFIG_LIMITS["vocab_size"]) -> Model
     tensors = {name: tensor for name, tensor in stored.items() if name != _ROPE_FACTORS}
     with np.errstate(all="ignore"):  # assemble names what is not finite
         weights = assemble(config, naming, tensors, where)
-    return Model(path.stem, config, weights, hashlib.sha256(content).hexdigest())
+    return Model(path.stem, config, weights, hashlib.sha256(content).hexdigest(), naming.factors)
 
 
 def gguf_tokenizer(path: Path) -> Tokenizer:

@@ -160,7 +160,7 @@ def read_huggingface(folder: Path, max_vocab: int = CONFIG_LIMITS["vocab_size"])
             hint="set tie_word_embeddings to false if the model was trained with a classifier of its own",
         )
     weights = assemble(config, naming, stored, where)
-    return Model(folder.resolve().name, config, weights, digest.hexdigest())
+    return Model(folder.resolve().name, config, weights, digest.hexdigest(), naming.factors)
 
 
 def special_ids(folder: Path, vocab_size: int) -> tuple[int | None, int | None]:

@@ -187,12 +187,14 @@ class Model:
     weights: llama2.c's names (TransformerWeights in run.c), without the RoPE tables: those of weight_shapes, and wcls
         in any case (the embedding table itself where the classifier is shared).
     sha256: of the checkpoint file.
+    factors: what its reader multiplied weights by, beyond what the file holds; an adapter's share is as much larger.
     """
 
     name: str
     config: Config
     weights: Mapping[str, NDArray[np.float32]]
     sha256: str
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------- quantised model
@@ -606,7 +608,7 @@ class Firmware:
 
     image: the ELF (or the host's shared library) as bytes. sections: name -> bytes, allocated ones only.
     flash_bytes: what is programmed. static_bytes: .data + .bss. stack_bytes: reserved for the stack.
-    toolchain: e.g. "zig 0.17.1 (clang 22)". flags: its options for "c", "S" or "cc" sources, and to "link".
+    toolchain: e.g. "zig 0.17.1 (clang 22)". flags: its options for kinds of sources ("c -Os"), and to "link".
     """
 
     board: Board

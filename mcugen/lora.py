@@ -74,11 +74,10 @@ class _Adapter:
     targets: frozenset[str] | None  # of MATRICES; None where the file has a pattern instead of names
 
 
-def merge_lora(model: Model, folder: Path, factors: Mapping[str, float] = MappingProxyType({})) -> Model:
+def merge_lora(model: Model, folder: Path) -> Model:
     """The model with a PEFT adapter merged into its weights; sha256 becomes that of model and adapter together.
 
-    factors: what the model's reader multiplied weights by, by ir.weight_shapes' names, and the adapter's share has to
-    be multiplied by as well. Raises InputError for whatever is wrong with the adapter, or not supported.
+    Raises InputError for whatever is wrong with the adapter, or not supported.
     """
     where = f"LoRA adapter {folder}"
     config_bytes, content = (_read(folder / name, where) for name in (CONFIG, WEIGHTS))
@@ -90,11 +89,11 @@ def merge_lora(model: Model, folder: Path, factors: Mapping[str, float] = Mappin
         merged = model.weights[name].astype(np.float64)
         heads = {"wq": model.config.n_heads, "wk": model.config.n_kv_heads}.get(name)
         for layer, (a, b) in by_layer.items():
-            delta = adapter.scale * (b @ a) * factors.get(name, 1.0)
+            delta = adapter.scale * (b @ a) * model.factors.get(name, 1.0)
             merged[layer] += delta if heads is None else neighbouring_pairs(delta, heads)
         weights[name] = _float32(merged, name, where)
     for name, values in whole.items():
-        weights[name] = _float32(values * factors.get(name, 1.0), name, where)
+        weights[name] = _float32(values * model.factors.get(name, 1.0), name, where)
     config = model.config
     if config.shared_classifier and whole:
         if "wcls" in whole:

@@ -10,6 +10,8 @@ from mcugen.resources import data_dir
 
 _CONTRACT = "ports/port.h"
 _FREESTANDING = "ports/freestanding"  # memcpy and others, where there is no C library
+# What the chips of several ports share.
+_SHARED = {port: "ports/stm32" for port in ("stm32g4", "stm32h5", "stm32h7", "stm32l4", "stm32u5")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ def port_files(board: Board) -> PortFiles:
     firmware = data_dir("firmware")
     family = CORES[board.core].family
     shared = [f"ports/{family}", _FREESTANDING] if family else []
+    shared += [_SHARED[board.port]] if board.port in _SHARED else []
     folders = [*shared, f"ports/{board.port}"]
     paths = [path for folder in folders for path in sorted((firmware / folder).glob("*.[chS]"))]
     names = [path.relative_to(firmware).as_posix() for path in paths]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -18,55 +18,11 @@ from numpy.typing import NDArray
 from mcugen.errors import UsageError
 from mcugen.ir import Config, Model, weight_shapes
 from mcugen.quantize import Calibration
+from mcugen.recipes import PruneBudget
 from mcugen.reference import FloatDecoder, Floats, sample_sequences
 
 DAMPING = 1e-6  # of the mean squared value of a column, so that columns that are never used can be solved for
 JUDGE_SEED = 101  # of the text that judges a perplexity; calibration has others
-
-
-@dataclass(frozen=True, slots=True)
-class PruneBudget:
-    """What pruning may leave, and what it may cost; 0 where nothing is asked.
-
-    hidden: share of the hidden channels that stays, in (0, 1]. kv_heads: KV heads that stay, with their query heads.
-    flash_bytes: what weight_bytes may be at most, reached by hidden channels. perplexity: the share by which it may
-    grow on the model's own text, 0.03 for 3 %: as few hidden channels as that allows.
-    """
-
-    hidden: float = 0.0
-    kv_heads: int = 0
-    flash_bytes: int = 0
-    perplexity: float = 0.0
-
-    def __post_init__(self) -> None:
-        if sum(map(bool, (self.hidden, self.flash_bytes, self.perplexity))) > 1:
-            raise _refused("hidden, flash_bytes and perplexity exclude each other", "keep one of them")
-        if not 0 <= self.hidden <= 1:
-            raise _refused(f"hidden = {self.hidden:g} is no share of the channels", "a number above 0, and at most 1")
-        if self.kv_heads < 0 or self.flash_bytes < 0:
-            raise _refused("kv_heads and flash_bytes are counts", "whole numbers above 0")
-        if not 0 <= self.perplexity <= 1:
-            raise _refused(f"perplexity = {self.perplexity:g} is no growth", "a share such as 0.03, which is 3 %")
-
-    def describe(self) -> str:
-        """For provenance: "hidden=0.8"."""
-        names = ("hidden", "kv_heads", "flash_bytes", "perplexity")
-        return ",".join(f"{name}={value:g}" for name, value in zip(names, astuple(self), strict=True) if value)
-
-
-def parse_budget(text: str) -> PruneBudget:
-    """ "hidden=0.8,kv_heads=3" -> PruneBudget. Raises UsageError."""
-    kinds = {"hidden": float, "kv_heads": int, "flash_bytes": int, "perplexity": float}
-    found: dict[str, float] = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        try:
-            if not equals or name in found:
-                raise ValueError(part)
-            found[name] = kinds[name](value)
-        except (KeyError, ValueError) as error:
-            raise _refused(f"cannot read {part!r}", f"NAME=VALUE of {', '.join(kinds)}") from error
-    return PruneBudget(**found)  # type: ignore[arg-type]
 
 
 def _refused(what: str, hint: str) -> UsageError:
@@ -94,7 +50,7 @@ def prune(model: Model, seen: Calibration, budget: PruneBudget, *, bos: int = 1,
         pruned = _cheapest(model, pruned, seen, budget.perplexity, bos, eos)
     if pruned is model:
         return model
-    digest = hashlib.sha256(f"{model.sha256} pruned to {budget.describe()}, {seen.description}".encode())
+    digest = hashlib.sha256(f"{model.sha256} pruned to {budget}, {seen.description}".encode())
     return replace(pruned, sha256=digest.hexdigest())
 
 

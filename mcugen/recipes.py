@@ -1,4 +1,5 @@
-"""How a model's weights become integers: the precision of each matrix, how it is rounded, what it may cost."""
+"""How a model becomes integers: what is pruned, the precision of each matrix, how it is rounded or trained, what it
+may cost."""
 
 from __future__ import annotations
 
@@ -36,6 +37,7 @@ GROUPS = (0, 32, 64)
 ROUNDINGS = ("nearest", "gptq")
 BUDGETS = ("bits", "flash_bytes", "perplexity")
 VALUES = {"int8": 8, "int4": 4}  # bits of cached values
+DISTILL_STEPS = 800  # a few minutes of one core for a model of 260,000 weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +56,50 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class PruneBudget:
+    """What pruning may leave, and what it may cost; 0 where nothing is asked.
+
+    hidden: share of the hidden channels that stays, in (0, 1]. kv_heads: KV heads that stay, with their query heads.
+    flash_bytes: what prune.weight_bytes may be at most, reached by hidden channels. perplexity: the share by which it
+    may grow on the model's own text, 0.03 for 3 %: as few hidden channels as that allows.
+    """
+
+    hidden: float = 0.0
+    kv_heads: int = 0
+    flash_bytes: int = 0
+    perplexity: float = 0.0
+
+    def __post_init__(self) -> None:
+        if sum(map(bool, (self.hidden, self.flash_bytes, self.perplexity))) > 1:
+            raise _no_pruning("hidden, flash_bytes and perplexity exclude each other", "keep one of them")
+        if not 0 <= self.hidden <= 1:
+            raise _no_pruning(
+                f"hidden = {self.hidden:g} is no share of the channels", "a number above 0, and at most 1"
+            )
+        if self.kv_heads < 0 or self.flash_bytes < 0:
+            raise _no_pruning("kv_heads and flash_bytes are counts", "whole numbers above 0")
+        if not 0 <= self.perplexity <= 1:
+            raise _no_pruning(f"perplexity = {self.perplexity:g} is no growth", "a share such as 0.03, which is 3 %")
+
+    def __str__(self) -> str:
+        """As parse_pruning reads it: "hidden=0.8,kv_heads=3"."""
+        words = [f"hidden={self.hidden:g}"] * bool(self.hidden) + [f"kv_heads={self.kv_heads}"] * bool(self.kv_heads)
+        words += [f"{self.flash_bytes}B"] * bool(self.flash_bytes)
+        return ",".join([*words, *[f"{100 * self.perplexity:g}%"] * bool(self.perplexity)])
+
+
+def _no_pruning(what: str, hint: str) -> UsageError:
+    return UsageError(what, where="--prune", hint=hint)
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
-    """What becomes of the layers' matrices; embedding and classifier are int8, rounded to nearest.
+    """What is pruned, and what becomes of the layers' matrices; embedding, classifier are int8, rounded to nearest.
 
     default: their precision. rounding: of ROUNDINGS (mcugen.rounding). overrides: (pattern of labels, precision), of
     those that match the last counts. budget: precisions that no override states are chosen within it (mcugen.mixed),
-    and default does not count. value_bits: of cached values, 8 or 4.
+    and default does not count. value_bits: of cached values, 8 or 4. prune: before all else. steps: of training the
+    codes (mcugen.distill).
     """
 
     name: str
@@ -68,6 +108,8 @@ class Recipe:
     overrides: tuple[tuple[str, Precision], ...] = ()
     budget: Budget | None = None
     value_bits: int = 8
+    prune: PruneBudget | None = None
+    steps: int = 0
 
     def stated(self, label: str) -> Precision | None:
         """What the overrides state for the matrix with this label, "layers.0.wq"."""
@@ -110,7 +152,9 @@ class Recipe:
         elif self.default not in (INT8, INT4):
             words.append(str(self.default))
         words += [self.rounding] if self.rounding != "nearest" else []
-        return " ".join([*words, *(f"{pattern}={precision}" for pattern, precision in self.overrides)])
+        words += [f"{pattern}={precision}" for pattern, precision in self.overrides]
+        words += [f"pruned to {self.prune}"] if self.prune else []
+        return " ".join([*words, *([f"distilled in {self.steps} steps"] if self.steps else [])])
 
 
 def tied(labels: Iterable[str]) -> dict[str, list[str]]:
@@ -145,6 +189,16 @@ _AMOUNT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(bits|B|KB|KiB|%)")
 _BYTES = {"B": 1, "KB": 1000, "KiB": 1024}
 
 
+def _amount(text: str) -> Budget | None:
+    """ "5bits", "200KB" or "2%"; None for anything else."""
+    if not (found := _AMOUNT.fullmatch(text)):
+        return None
+    amount, unit = float(found[1]), found[2]
+    if unit == "bits":
+        return Budget("bits", amount)
+    return Budget("perplexity", amount / 100) if unit == "%" else Budget("flash_bytes", amount * _BYTES[unit])
+
+
 def with_budget(recipe: Recipe, text: str) -> Recipe:
     """The same under another budget: "5bits", "200KB" or "2%". Raises UsageError."""
     if recipe.budget is None:
@@ -153,18 +207,34 @@ def with_budget(recipe: Recipe, text: str) -> Recipe:
             where="--budget",
             hint="--recipe mixed, or leave --budget out",
         )
-    if not (found := _AMOUNT.fullmatch(text)):
+    if (budget := _amount(text)) is None:
         raise UsageError(
             f"a budget of {text!r} is no amount",
             where="--budget",
             hint="bits per weight, flash or perplexity: 5bits, 200KB or 2%",
         )
-    amount, unit = float(found[1]), found[2]
-    if unit == "bits":
-        return replace(recipe, budget=Budget("bits", amount))
-    if unit == "%":
-        return replace(recipe, budget=Budget("perplexity", amount / 100))
-    return replace(recipe, budget=Budget("flash_bytes", amount * _BYTES[unit]))
+    return replace(recipe, budget=budget)
+
+
+def parse_pruning(text: str) -> PruneBudget:
+    """ "hidden=0.8,kv_heads=3", "180KB" or "kv_heads=3,2%" -> PruneBudget. Raises UsageError."""
+    kinds = {"hidden": float, "kv_heads": int}
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, value = part.partition("=")
+        amount = _amount(part)
+        try:
+            if amount is not None and amount.kind != "bits" and amount.kind not in found:
+                found[amount.kind] = amount.limit if amount.kind == "perplexity" else int(amount.limit)
+                continue
+            if not equals or name in found:
+                raise ValueError(part)
+            found[name] = kinds[name](value)
+        except (KeyError, ValueError) as error:
+            raise _no_pruning(
+                f"cannot read {part!r}", "hidden=0.8 of the channels, kv_heads=3, 180KB of flash or 2% perplexity"
+            ) from error
+    return PruneBudget(**found)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- files
@@ -180,7 +250,7 @@ def read_recipe(path: Path) -> Recipe:
         ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise _wrong(path, f"it is not TOML: {error}", "correct that line") from error
-    _only(path, "", table, ("weights", "budget", "cache"))
+    _only(path, "", table, ("weights", "budget", "cache", "prune", "distill"))
     weights = _table(path, "weights", table.get("weights", {}))
     _only(path, "weights.", weights, ("default", "group", "rounding", "override"))
     group = _one_of(path, "weights.group", weights.get("group", 32), GROUPS)
@@ -202,6 +272,8 @@ def read_recipe(path: Path) -> Recipe:
         tuple((name, _precision(path, f"weights.override.{name}", v, group)) for name, v in overrides.items()),
         budget,
         VALUES[values],
+        _pruning(path, _table(path, "prune", table["prune"])) if "prune" in table else None,
+        _steps(path, _table(path, "distill", table["distill"])) if "distill" in table else 0,
     )
 
 
@@ -243,3 +315,23 @@ def _budget(path: Path, table: Mapping[str, Any]) -> Budget:
     if isinstance(limit, bool) or not isinstance(limit, int | float) or not 0 < limit < 2**32:
         raise _wrong(path, f"budget.{kind} is {limit!r}", "it must be a number above 0, as in bits = 5.0")
     return Budget(kind, float(limit))
+
+
+def _pruning(path: Path, table: Mapping[str, Any]) -> PruneBudget:
+    kinds = {"hidden": (int, float), "kv_heads": (int,), "flash_bytes": (int,), "perplexity": (int, float)}
+    _only(path, "prune.", table, tuple(kinds))
+    for name, value in table.items():
+        if type(value) not in kinds[name] or not value > 0:
+            raise _wrong(path, f"prune.{name} is {value!r}", "as in hidden = 0.8, kv_heads = 3 or perplexity = 0.02")
+    try:
+        return PruneBudget(**table)
+    except UsageError as error:
+        raise _wrong(path, f"[prune]: {error.what}", error.hint) from error
+
+
+def _steps(path: Path, table: Mapping[str, Any]) -> int:
+    _only(path, "distill.", table, ("steps",))
+    steps = table.get("steps", DISTILL_STEPS)
+    if type(steps) is not int or not 1 <= steps < 10**6:
+        raise _wrong(path, f"distill.steps is {steps!r}", f"it must be a whole number above 0, as {DISTILL_STEPS}")
+    return steps

@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from mcugen.cores import CORES, GCC_PREFIXES
 from mcugen.ctext import C_TYPES, array_body, identifier, model_prefix, string_literal, wrapped
 from mcugen.families import family_named
-from mcugen.flags import assemble_flags, compile_flags, link_flags
+from mcugen.flags import (
+    KERNEL_FOLDERS,
+    KERNEL_OPTIMISATION,
+    OPTIMISATION,
+    assemble_flags,
+    compile_flags,
+    link_flags,
+)
 from mcugen.ir import Board, Buffer, Graph, Op, Plan, Tokenizer
 from mcugen.resources import data_dir
 from mcugen.split import SPLITS
@@ -304,6 +311,9 @@ def build_variables(
         "include_dirs": include_dirs,
         "linker_script": "linker.ld",
         "is_host": on_host,
+        "opt": OPTIMISATION,
+        "kernel_opt": KERNEL_OPTIMISATION,
+        "kernel_folders": [folder for folder in KERNEL_FOLDERS if any(s.startswith(folder) for s in sources)],
         "gcc_prefix": GCC_PREFIXES.get(CORES[board.core].family, ""),
         "has_assembly": any(source.endswith(".S") for source in sources),
         "cflags": flags_text(compile_flags(board, "gcc")),

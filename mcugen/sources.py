@@ -1,51 +1,26 @@
-"""What the user named -> integers and a vocabulary: files, bundled models, and the cache of quantised models."""
+"""What the user named -> a model and its vocabulary: files and folders, bundled models, texts."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mcugen.cache import Cache, default_cache_dir
 from mcugen.checkpoints import read_checkpoint
-from mcugen.errors import InputError, ToolError, UsageError
-from mcugen.evaluate import clean_text
-from mcugen.fc8 import PROFILE, is_fc8, to_fc8
+from mcugen.errors import InputError, UsageError
 from mcugen.gguf_file import MAGIC as GGUF_MAGIC
 from mcugen.gguf_file import gguf_tokenizer, read_gguf
 from mcugen.huggingface import read_huggingface, special_ids, tokenizer_file
 from mcugen.ir import Model, QuantizedModel, Tokenizer
 from mcugen.lora import merge_lora
-from mcugen.mixed import Choice, choice_from_json
-from mcugen.prune import PruneBudget, prune
-from mcugen.quantize import (
-    Calibration,
-    chosen,
-    quantize,
-    rounded,
-    self_calibration,
-    text_calibration,
-)
-from mcugen.quantize import (
-    calibrate as calibrated,
-)
-from mcugen.quantized_file import load_quantized, save_quantized
-from mcugen.recipes import W8, Recipe
+from mcugen.quantized_file import load_quantized
 from mcugen.resources import bundled_models, models_dir
-from mcugen.rounding import Grid
-from mcugen.tokenizer import MAX_VOCAB, encode, read_tokenizer, tokenizer_tables
+from mcugen.tokenizer import MAX_VOCAB, read_tokenizer, tokenizer_tables
 from mcugen.tokenizer_json import read_tokenizer_json
 from mcugen.vocabulary import trim_model, trim_quantized, trim_vocabulary
 
 DEFAULT_MODEL = "home"
-DISTILL_STEPS = 800  # a few minutes of one core for a model of 260,000 weights
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 
@@ -56,24 +31,12 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
-    """What the user named: a float checkpoint or a quantised model, with its vocabulary.
-
-    prune: what becomes of the float model before it is quantised; quality is measured against the whole model.
-    """
+    """What the user named: a float checkpoint or a quantised model, with its vocabulary."""
 
     name: str
     model: Model | None
     quantized: QuantizedModel | None
     tokenizer: Tokenizer
-    prune: PruneBudget | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Training:
-    """Of codes (mcugen.distill). text: a file that is read beside the model's own samples."""
-
-    steps: int
-    text: Path | None = None
 
 
 def open_source(path: Path | None, tokenizer_path: Path | None, max_vocab: int = MAX_VOCAB) -> Source:
@@ -186,18 +149,15 @@ def _no_tokenizer(path: Path) -> UsageError:
     return UsageError(f"{path.name} has no tokenizer", where="--tokenizer", hint="add --tokenizer FILE.bin")
 
 
-def adapted(source: Source, lora: Path | None, prune: PruneBudget | None) -> Source:
-    """A source with a LoRA adapter (a folder) merged, to be pruned. Raises UsageError where it holds integers."""
-    if lora is None and prune is None:
-        return source
+def adapted(source: Source, lora: Path) -> Source:
+    """A source with a LoRA adapter (a folder) merged. Raises UsageError where it holds integers."""
     if source.model is None:
         raise UsageError(
             f"{source.name} holds integers only, which cannot be changed any more",
-            where="--prune" if lora is None else "--lora",
+            where="--lora",
             hint="name the float checkpoint it was made from",
         )
-    merged = source.model if lora is None else merge_lora(source.model, lora)
-    return replace(source, model=merged, prune=prune)
+    return replace(source, model=merge_lora(source.model, lora))
 
 
 def read_model_folder(folder: Path) -> tuple[Model, Tokenizer]:
@@ -231,197 +191,3 @@ def read_text(path: Path) -> str:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(f"{path} cannot be read: {why}", where="text file", hint="check the path") from error
-
-
-def quantize_source(
-    source: Source,
-    calibrate: Path | None,
-    progress: Progress = silent,
-    recipe: Recipe | None = None,
-    fc: str = "custom",
-    training: Training | None = None,
-) -> QuantizedModel:
-    """The integers of a source; calibrated on a text, or on the model's own samples.
-
-    recipe: of the weights; None is W8, or whatever a quantised model has. fc: "custom" for our own kernels,
-    "builtin" for TFLite Micro's FULLY_CONNECTED (mcugen.fc8). training: of the codes, or None. Raises UsageError
-    where a quantised model has others, or int4 weights shall be builtin, ToolError for training without PyTorch.
-    """
-    return quantize_by_choice(source, calibrate, progress, recipe, fc, training)[0]
-
-
-def quantize_by_choice(
-    source: Source,
-    calibrate: Path | None,
-    progress: Progress = silent,
-    recipe: Recipe | None = None,
-    fc: str = "custom",
-    training: Training | None = None,
-) -> tuple[QuantizedModel, Choice | None]:
-    """quantize_source, and what a recipe with a budget chose."""
-    if fc == "builtin" and recipe is not None and any(precision.bits != 8 for precision in recipe.precisions()):
-        raise UsageError(
-            f"FULLY_CONNECTED multiplies int8 weights only; the recipe {recipe.name} has int4",
-            where="--fc",
-            hint="--fc custom, or --recipe w8",
-        )
-    model, choice = _own_integers(source, calibrate, progress, recipe, training)
-    if fc == "builtin":
-        return model if is_fc8(model) else _for_fully_connected(model, source.tokenizer, progress), choice
-    if is_fc8(model):
-        raise UsageError(
-            f"{source.name} is quantised for TFLite Micro's FULLY_CONNECTED",
-            where="--fc",
-            hint="--fc builtin, or name the checkpoint it was made from",
-        )
-    return model, choice
-
-
-def _own_integers(
-    source: Source, calibrate: Path | None, progress: Progress, recipe: Recipe | None, training: Training | None
-) -> tuple[QuantizedModel, Choice | None]:
-    """A quantised model as it is; a checkpoint in integers for our own kernels."""
-    if source.quantized is not None:
-        made_by = source.quantized.recipe.partition(", calibrated on ")[0]
-        if recipe is not None and made_by.replace(PROFILE, "w8a8kv8", 1) != recipe.describe():
-            raise UsageError(
-                f"{source.name} is quantised already: {made_by}",
-                where="--recipe",
-                hint="name the float checkpoint it was made from, or leave --recipe out",
-            )
-        if training is not None:
-            raise UsageError(
-                f"{source.name} holds integers only, which are not trained",
-                where="--distill",
-                hint="name the float checkpoint it was made from",
-            )
-        return source.quantized, None
-    assert source.model is not None
-    model, wanted = source.model, recipe or W8
-    text = None if calibrate is None else read_text(calibrate)
-    lesson = None if training is None else _lesson(training, source.tokenizer)
-    cache, key = Cache(default_cache_dir()), _quantized_key(source, text, wanted, training, lesson)
-    if (kept := _kept(cache, key, wanted)) is not None:
-        return replace(kept[0], name=source.name), kept[1]
-    progress("calibrate", 0, 1)
-    if text is None:
-        seen = self_calibration(model, eos=source.tokenizer.eos, bos=source.tokenizer.bos)
-    else:
-        tokens = np.array(encode(source.tokenizer, text, bos=False))
-        seen = text_calibration(model, tokens, bos=source.tokenizer.bos)
-    progress("calibrate", 1, 1)
-    if source.prune is not None:
-        model, seen = _pruned(model, seen, source.prune, source.tokenizer)
-    choice = None
-    if wanted.budget is not None:
-        choice = chosen(model, seen, wanted, functools.partial(progress, "measure matrices"))
-    stated = wanted if choice is None else choice.recipe
-    grids: Mapping[str, Grid] = rounded(model, seen, stated, functools.partial(progress, "round matrices"))
-    if training is not None:
-        model, grids = _trained(source, model, seen, grids, training.steps, lesson, progress)
-    quantized = quantize(model, seen, wanted, grids)
-    if source.prune is not None:
-        quantized = replace(quantized, recipe=f"{quantized.recipe}, pruned to {source.prune.describe()}")
-    if training is not None:
-        quantized = replace(quantized, recipe=f"{quantized.recipe}, distilled in {training.steps} steps")
-    cache.store(key, save_quantized(quantized))
-    if choice is not None:
-        cache.store(_hash([key.encode(), b"choice"]), json.dumps(choice.to_json()).encode())
-    return quantized, choice
-
-
-def _pruned(model: Model, seen: Calibration, budget: PruneBudget, tokenizer: Tokenizer) -> tuple[Model, Calibration]:
-    """The pruned model, and what it saw of the same sequences."""
-    smaller = prune(model, seen, budget, bos=tokenizer.bos, eos=tokenizer.eos)
-    return smaller, calibrated(smaller, seen.sequences, seen.description)
-
-
-def _lesson(training: Training, tokenizer: Tokenizer) -> NDArray[np.int64] | None:
-    """The tokens of the text that training reads."""
-    if training.text is None:
-        return None
-    return np.array(encode(tokenizer, clean_text(read_text(training.text)), bos=False), np.int64)
-
-
-def _trained(
-    source: Source,
-    model: Model,
-    seen: Calibration,
-    grids: Mapping[str, Grid],
-    steps: int,
-    lesson: NDArray[np.int64] | None,
-    progress: Progress,
-) -> tuple[Model, Mapping[str, Grid]]:
-    """What distillation makes of a model and its grids; the source's whole model is the teacher."""
-    try:
-        from mcugen.distill import distill  # PyTorch takes its time, and an extra of the package
-    except ImportError as error:
-        raise ToolError(
-            "PyTorch, which trains codes, is not installed", where="--distill", hint="pip install 'mcugen[train]'"
-        ) from error
-    ends = {"bos": source.tokenizer.bos, "eos": source.tokenizer.eos}
-
-    def show(done: int, total: int, loss: float) -> None:
-        progress(f"distill: {loss:.4f} nats from float", done, total)
-
-    result = distill(model, seen, grids, teacher=source.model, steps=steps, text=lesson, progress=show, **ends)
-    return result.model, result.grids
-
-
-def _kept(cache: Cache, key: str, recipe: Recipe) -> tuple[QuantizedModel, Choice | None] | None:
-    """What an earlier run has left; a damaged file is as good as none."""
-    with contextlib.suppress(InputError, ValueError, TypeError, KeyError):
-        if (content := cache.load(key)) is None:
-            return None
-        model = load_quantized(content)[0]
-        if recipe.budget is None:
-            return model, None
-        if (facts := cache.load(_hash([key.encode(), b"choice"]))) is not None:
-            return model, choice_from_json(json.loads(facts), recipe)
-    return None
-
-
-def _for_fully_connected(model: QuantizedModel, tokenizer: Tokenizer, progress: Progress) -> QuantizedModel:
-    """The twin of a model for --fc builtin, from the cache or calibrated."""
-    cache = Cache(default_cache_dir())
-    key = _hash([save_quantized(model), *_code(), repr((tokenizer.bos, tokenizer.eos)).encode()])
-    if (kept := cache.load(key)) is not None:
-        with contextlib.suppress(InputError):
-            return load_quantized(kept)[0]
-    made = to_fc8(
-        model,
-        bos=tokenizer.bos,
-        eos=tokenizer.eos,
-        progress=lambda done, total: progress("calibrate FULLY_CONNECTED", done, total),
-    )
-    cache.store(key, save_quantized(made))
-    return made
-
-
-def _code() -> list[bytes]:
-    """All of mcugen's code, and numpy's version."""
-    return [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))] + [np.__version__.encode()]
-
-
-def _hash(parts: Iterable[bytes]) -> str:
-    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
-
-
-def _quantized_key(
-    source: Source,
-    text: str | None,
-    recipe: Recipe,
-    training: Training | None = None,
-    lesson: NDArray[np.int64] | None = None,
-) -> str:
-    """Hash of all that quantisation depends on: weights, texts, tokenizer, choices, numpy, all of mcugen's code."""
-    assert source.model is not None
-    t = source.tokenizer
-    merges, symbols = ((() if a is None else a.tolist()) for a in (t.merges, t.symbols))
-    pairs = (merges, symbols, t.byte_level, t.split, t.prefix, t.whole_words, t.fuse_unk)
-    encoding = (t.pieces, t.ranks.tolist(), t.unk, t.bos, t.first_byte, t.lowercase, pairs)
-    calibration = repr((t.bos, t.eos) if text is None else (text, encoding)).encode()
-    steps = None if training is None else training.steps
-    choices = repr((replace(recipe, name=""), source.prune, steps)).encode()
-    taught = b"" if lesson is None else lesson.tobytes()
-    return _hash([source.model.sha256.encode(), *_code(), calibration, choices, taught])

@@ -29,7 +29,14 @@ from intelhex import IntelHex
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.cores import CORES, GCC_PACKAGES, GCC_PREFIXES
 from mcugen.errors import DoesNotFitError, ToolError, UsageError
-from mcugen.flags import assemble_flags, compile_cxx_flags, compile_flags, link_flags
+from mcugen.flags import (
+    KERNEL_OPTIMISATION,
+    assemble_flags,
+    compile_cxx_flags,
+    compile_flags,
+    link_flags,
+    optimisation,
+)
 from mcugen.ir import Board, Firmware, Project
 
 TOOLCHAINS = ("auto", "zig", "gcc")
@@ -150,20 +157,21 @@ def build(
     project: Project,
     toolchain: Toolchain,
     *,
-    opt: str = "-O2",
+    opt: str | None = None,
     extra_flags: Sequence[str] = (),
     shared: bool = False,
     cache_dir: Path | None = None,
 ) -> Firmware:
     """Compile and link `project`.
 
-    opt: optimisation level. extra_flags: further flags for compiling and linking, e.g. sanitizers.
+    opt: optimisation level of all sources; None for flags.optimisation's. extra_flags: further flags for compiling
+    and linking, e.g. sanitizers.
     shared: for the host, make a shared library instead of a program.
     cache_dir: where objects and images are kept; $MCUGEN_CACHE or the user's cache folder where None.
     Raises ToolError where the compiler or linker rejects the project, DoesNotFitError where the image is too large.
     """
     cache = Cache(default_cache_dir() if cache_dir is None else cache_dir)
-    job = _Job(project, toolchain, (opt, *extra_flags), ("-shared",) if shared else (), cache)
+    job = _Job(project, toolchain, opt, tuple(extra_flags), ("-shared",) if shared else (), cache)
     image = cache.load(job.image_key())
     if image is None:
         with tempfile.TemporaryDirectory(prefix="mcugen-") as folder:
@@ -178,6 +186,7 @@ class _Job:
 
     project: Project
     toolchain: Toolchain
+    opt: str | None
     flags: tuple[str, ...]
     output_flags: tuple[str, ...]
     cache: Cache
@@ -186,12 +195,14 @@ class _Job:
         """Flags for a source: C, C++ (.cc), or assembly that the C preprocessor reads first (.S)."""
         includes = [f"-I{folder}" for folder in self.project.include_dirs]
         flags = {".S": assemble_flags, ".cc": compile_cxx_flags}.get(posixpath.splitext(source)[1], compile_flags)
-        return [*flags(self.project.board, self.toolchain.kind), *self.flags, *includes]
+        opt = self.opt or optimisation(source)
+        return [*flags(self.project.board, self.toolchain.kind), opt, *self.flags, *includes]
 
     def link_flags(self) -> list[str]:
         """Flags that follow the objects: libraries must come after what needs them."""
         script = self.project.linker_script
         return [
+            self.opt or KERNEL_OPTIMISATION,  # at -Os, zig leaves the symbols out
             *self.flags,
             *self.output_flags,
             *([] if script is None else ["-T", script]),
@@ -201,7 +212,10 @@ class _Job:
     def flags_by_use(self) -> dict[str, tuple[str, ...]]:
         """As Firmware.flags has them."""
         used = {
-            posixpath.splitext(source)[1][1:]: tuple(self.compile_flags(source)) for source in self.project.sources
+            f"{posixpath.splitext(source)[1][1:]} {self.opt or optimisation(source)}": tuple(
+                self.compile_flags(source)
+            )
+            for source in self.project.sources
         }
         return {**used, "link": tuple(self.link_flags())}
 

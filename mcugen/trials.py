@@ -18,12 +18,13 @@ from mcugen.boards import load_board
 from mcugen.cases import ExactMatch
 from mcugen.errors import UsageError
 from mcugen.evaluate import float_side
+from mcugen.integers import quantize_source
 from mcugen.ir import Model, QuantizedModel
 from mcugen.layout import lay_out
 from mcugen.pipeline import TextQuality, float_model, measure, measure_cases, text_tokens
 from mcugen.recipes import MIXED, recipe_named, with_budget
 from mcugen.reference import Floats
-from mcugen.sources import Source, open_source, quantize_source
+from mcugen.sources import Source, open_source
 from mcugen.sweep import SweepResult, pareto_front
 
 OWN_SAMPLES = "own"  # what --sweep calibrate=own says instead of a text

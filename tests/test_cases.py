@@ -13,13 +13,14 @@ from mcugen import cases
 from mcugen.cases import Answered, Case, ExactMatch, exact_match, float_answers, read_cases
 from mcugen.errors import InputError
 from mcugen.generate import generate, prompt_tokens
+from mcugen.integers import quantize_source
 from mcugen.lower import lower
 from mcugen.models.home.evaluate import cases_text
 from mcugen.models.home.phrases import TEST
 from mcugen.reference import FloatDecoder
 from mcugen.resources import models_dir
 from mcugen.sampler import make_sampler
-from mcugen.sources import open_source, quantize_source
+from mcugen.sources import open_source
 from mcugen.tokenizer import decode
 
 CONFIG = SHAPES["gqa"]

@@ -22,7 +22,7 @@ import zoo
 from click.testing import CliRunner, Result
 from tools import missing
 
-from mcugen import __version__, pipeline, sources, toolchain
+from mcugen import __version__, integers, pipeline, sources, toolchain
 from mcugen import ladder as rungs
 from mcugen import layout as layouts
 from mcugen.checkpoints import write_checkpoint
@@ -105,7 +105,7 @@ def answer_bytes(
     tokenizer = read_tokenizer(files.folder / "tiny-tokenizer.bin", 300)
     source = sources.open_source(Path(files.model), files.folder / "tiny-tokenizer.bin")
     recipe = None if bits is None else zoo.NEAREST[bits]
-    layout = layouts.lay_out(sources.quantize_source(source, None, recipe=recipe), tokenizer, ladder.HOST)
+    layout = layouts.lay_out(integers.quantize_source(source, None, recipe=recipe), tokenizer, ladder.HOST)
     found = list(generate(layout.graph, tokenizer, prompt, make_sampler(temperature, 0, 1.0, seed), tokens))
     return decode(tokenizer, found, prompt_tokens(tokenizer, prompt)[-1]) + b"\n"
 
@@ -523,7 +523,7 @@ def test_sinks_are_planned_built_and_remembered(files: Files) -> None:
     assert "    TINY_SINKS = 2, /*" in Path("out/tiny.h").read_text()
     tokenizer = read_tokenizer(files.folder / "tiny-tokenizer.bin", 300)
     source = sources.open_source(Path(files.model), files.folder / "tiny-tokenizer.bin")
-    layout = layouts.lay_out(sources.quantize_source(source, None), tokenizer, ladder.HOST, 6, sinks=2)
+    layout = layouts.lay_out(integers.quantize_source(source, None), tokenizer, ladder.HOST, 6, sinks=2)
     ours = list(generate(layout.graph, tokenizer, "the tin", make_sampler(0.0, 0, 1.0, 1), 20))
     expected = decode(tokenizer, ours, prompt_tokens(tokenizer, "the tin")[-1]).decode(errors="replace") + "\n"
     assert done("run", *named, "--board", "host", "--prompt", "the tin", "--tokens", 20, "--quiet") == expected
@@ -704,26 +704,25 @@ def test_a_pruned_model_is_measured_against_the_whole_one(files: Files) -> None:
     assert pruned["float_perplexity"] == whole["float_perplexity"]
     assert pruned["kl"] > 2 * whole["kl"]
     printed = done("quantize", *files.named, "--prune", "hidden=0.5")
-    assert printed.endswith("B, w8a8kv8, calibrated on own samples, seed 0, pruned to hidden=0.5\n")
+    assert printed.endswith("B, w8a8kv8 pruned to hidden=0.5, calibrated on own samples, seed 0\n")
     assert load_quantized(Path("tiny.safetensors"))[0].config.hidden_dim == 6
     done("build", *files.named, "--prune", "hidden=0.5", "--board", "host", "--verify-tokens", 4, "--out", "one")
     assert json.loads(Path("one", MARKER).read_text())["command"].endswith(" --prune hidden=0.5 --board host")
     failed(
         2,
-        "Error: tiny holds integers only, which cannot be changed any more\n  where: --prune\n"
-        "  try:   name the float checkpoint it was made from\n",
-        "plan", "tiny.safetensors", "--prune", "hidden=0.5",
+        "Error: tiny is quantised already: w8a8kv8 pruned to hidden=0.5\n  where: --prune\n"
+        "  try:   name the float checkpoint it was made from, or leave --prune out\n",
+        "plan", "tiny.safetensors", "--prune", "hidden=0.6",
     )  # fmt: skip
 
 
-def test_distilling(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "DISTILL_STEPS", 3)
+def test_distilling(files: Files) -> None:
     text, w4 = files.folder / "text.txt", ["--recipe", "w4"]
     if importlib.util.find_spec("torch") is None:
         missing("torch is not installed")
     done("quantize", *files.named, *w4, "--out", "plain.safetensors")
     printed = done("quantize", *files.named, *w4, "--distill", 4, "--out", "own.safetensors")
-    assert printed.endswith("B, w4a8kv8 gptq, calibrated on own samples, seed 0, distilled in 4 steps\n")
+    assert printed.endswith("B, w4a8kv8 gptq distilled in 4 steps, calibrated on own samples, seed 0\n")
     done("quantize", *files.named, *w4, "--distill", 4, "--distill-text", text, "--out", "text.safetensors")
     plain, own, taught = (load_quantized(Path(f"{name}.safetensors"))[0] for name in ("plain", "own", "text"))
     assert plain.sha256 == own.sha256
@@ -734,11 +733,11 @@ def test_distilling(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     again = done("quantize", *files.named, *w4, "--distill", 4, "--out", "again.safetensors")  # from the cache
     assert again.startswith("again.safetensors: ")
     assert Path("again.safetensors").read_bytes() == Path("own.safetensors").read_bytes()
-    named = "name the float checkpoint it was made from\n"
     failed(
         2,
-        f"Error: tiny holds integers only, which are not trained\n  where: --distill\n  try:   {named}",
-        "quantize", "own.safetensors", "--distill",
+        "Error: tiny is quantised already: w4a8kv8 gptq distilled in 4 steps\n  where: --distill\n"
+        "  try:   name the float checkpoint it was made from, or leave --distill out\n",
+        "quantize", "own.safetensors", "--recipe", "w4", "--distill",
     )  # fmt: skip
     Path("short.txt").write_text("the")
     assert (
@@ -914,6 +913,9 @@ def test_eval_sweep_of_cases(files: Files) -> None:
          "  try:   give numbers of tokens: --sweep context=128,256\n"),
         (["--sweep", "fc=both"], "--sweep fc=both: 'both' is no fc\n  where: --sweep\n"
          "  try:   --sweep fc=custom,builtin\n"),
+        (["--sweep", "w8", "--prune", "2%"], "a sweep takes no --prune\n  where: --prune\n"
+         "  try:   state it in a recipe file, and name that in --sweep\n"),
+        (["--sweep", "w8", "--lora", "tuned"], "a sweep takes no --lora\n  where: --lora\n  try:   leave it out\n"),
         (["--jobs", "2"], "--jobs is for a sweep\n  where: --jobs\n  try:   add --sweep w8,w4, or leave it out\n"),
         (["--plot", "a.png"], "--plot is for a sweep\n  where: --plot\n  try:   add --sweep w8,w4, or leave it out\n"),
         (["--sweep", "w8", "--plot", "a.pdf"], "a plot is a file that ends with .png or .svg, not a.pdf\n"
@@ -959,7 +961,8 @@ def test_boards(files: Files) -> None:
 # ---------------------------------------------------------------- errors
 
 BOARDS = [
-    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f446re",
+    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f401re",
+    "nucleo-f446re", "nucleo-g474re", "nucleo-h563zi", "nucleo-h743zi2", "nucleo-l476rg", "nucleo-u575zi-q",
     "qemu-virt-rv32",
 ]  # fmt: skip
 KNOWN = ", ".join(sorted([*BOARDS, "nucleo", "rv32"]))
@@ -1098,7 +1101,7 @@ def test_what_does_not_fit_says_which_context_does(files: Files) -> None:
             f"({wanted['stack']:,} B) and runtime ({wanted['statics']:,} B) need {wanted['used']:,} B of RAM; "
             f"small has {needed + 3:,} B\n"
             f"  where: memory plan, peak at {peak}\n"
-            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f446re\n",
+            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f401re\n",
             command, *files.named, "--board", "small.toml", "--context", 12,
         )  # fmt: skip
     assert os.listdir() == ["small.toml"]

@@ -190,7 +190,8 @@ def test_a_text_is_half_of_what_is_read() -> None:
 
 
 def test_a_pruned_student_learns_from_the_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mcugen.prune import PruneBudget, prune
+    from mcugen.prune import prune
+    from mcugen.recipes import PruneBudget
 
     monkeypatch.setattr(distill, "SAMPLES", 64)
     model = zoo.model_of(Config(32, 40, 1, 4, 2, 60, 16, True))

@@ -324,7 +324,7 @@ def test_a_board_without_a_model_is_refused(firmware: Firmware) -> None:
     assert str(caught.value) == (
         "there is no model of port host on host\n"
         "  where: emulating host\n"
-        "  try:   choose a board with port mps2 or stm32f4, or the host"
+        "  try:   choose a board with port mps2 or stm32f4 or stm32g4 or stm32h5 or stm32h7 or stm32l4 or stm32u5, or the host"
     )
 
 

@@ -22,7 +22,7 @@ from tools import missing
 from zoo import DATA, SHAPES, configs, fc8, quantized, random_tokenizer, stories, stories_tokenizer
 
 from mcugen import fc8 as profile
-from mcugen import kernels, sources
+from mcugen import integers, kernels
 from mcugen.boards import load_board
 from mcugen.errors import InputError, UsageError
 from mcugen.evaluate import clean_text, evaluate
@@ -401,21 +401,21 @@ def held(model: QuantizedModel) -> Source:
 
 
 def test_a_source_is_calibrated_once(own_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "to_fc8", functools.partial(to_fc8, tokens=48))
+    monkeypatch.setattr(integers, "to_fc8", functools.partial(to_fc8, tokens=48))
     told: list[str] = []
-    first = sources.quantize_source(held(quantized(GQA)), None, lambda stage, *_: told.append(stage), fc="builtin")
+    first = integers.quantize_source(held(quantized(GQA)), None, lambda stage, *_: told.append(stage), fc="builtin")
     assert set(told) == {"calibrate FULLY_CONNECTED"}
     assert save_quantized(first) == save_quantized(fc8(GQA))
-    monkeypatch.setattr(sources, "to_fc8", lambda *_, **__: pytest.fail("calibrated again"))
-    again = sources.quantize_source(held(quantized(GQA)), None, fc="builtin")
+    monkeypatch.setattr(integers, "to_fc8", lambda *_, **__: pytest.fail("calibrated again"))
+    again = integers.quantize_source(held(quantized(GQA)), None, fc="builtin")
     assert save_quantized(again) == save_quantized(first)
-    assert sources.quantize_source(held(first), None, fc="builtin") is first
-    assert not is_fc8(sources.quantize_source(held(quantized(GQA)), None))
+    assert integers.quantize_source(held(first), None, fc="builtin") is first
+    assert not is_fc8(integers.quantize_source(held(quantized(GQA)), None))
 
 
 def test_a_file_for_fully_connected_is_for_nothing_else() -> None:
     with pytest.raises(UsageError) as caught:
-        sources.quantize_source(held(fc8(GQA)), None)
+        integers.quantize_source(held(fc8(GQA)), None)
     assert str(caught.value) == (
         "held is quantised for TFLite Micro's FULLY_CONNECTED\n"
         "  where: --fc\n"

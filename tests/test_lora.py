@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import foreign
 import numpy as np
 import pytest
 import zoo
 
 from mcugen.errors import InputError
+from mcugen.huggingface import read_huggingface
 from mcugen.ir import Model
 from mcugen.lora import merge_lora
 from mcugen.reference import FloatDecoder
@@ -172,12 +174,24 @@ def test_half_precision(tmp_path: Path) -> None:
     assert np.array_equal(merged.weights["w3"], merged_by_hand(model, rounded, 2.0)["w3"].astype(np.float32))
 
 
-def test_factors_of_the_reader_apply_to_the_adapter(tmp_path: Path) -> None:
-    model = zoo.model_of(CONFIG)
-    settings, tensors = adapter(model, ("mlp.up_proj", "self_attn.v_proj"))
-    merged = merge_lora(model, write(tmp_path / "a", settings, tensors), {"w3": 0.5})
-    assert np.array_equal(merged.weights["w3"], merged_by_hand(model, tensors, 1.0)["w3"].astype(np.float32))
-    assert np.array_equal(merged.weights["wv"], merged_by_hand(model, tensors, 2.0)["wv"].astype(np.float32))
+@pytest.mark.parametrize("case", ["granite", "gemma3"])
+def test_an_adapter_of_a_folder_is_merged_as_the_folder_with_it_is_read(tmp_path: Path, case: str) -> None:
+    """Whatever readers fold into weights, as Granite's multipliers, they fold into the adapter's share as well."""
+    base = read_huggingface(foreign.write_folder(tmp_path / "base", foreign.CASES[case]))
+    settings, found = adapter(base)
+    merged = merge_lora(base, write(tmp_path / "adapter", settings, found))
+    tensors = foreign.tensors(foreign.CASES[case])
+    for place in PLACES:
+        for layer in range(base.config.n_layers):
+            name = f"layers.{layer}.{place}"
+            a, b = (found[f"base_model.model.model.{name}.lora_{half}.weight"].astype(np.float64) for half in "AB")
+            tensors[f"model.{name}.weight"] = (tensors[f"model.{name}.weight"] + 2.0 * b @ a).astype(np.float32)
+    content = foreign.safetensors({name: foreign.stored(tensor) for name, tensor in tensors.items()})
+    (tmp_path / "base" / "model.safetensors").write_bytes(content)
+    whole = read_huggingface(tmp_path / "base")
+    assert set(whole.factors) == ({"wq", "bq", "wo", "bo", "w2", "b2"} if case == "granite" else {"q_norm"})
+    for name, expected in whole.weights.items():
+        np.testing.assert_allclose(merged.weights[name], expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_hash_is_of_model_and_adapter(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from zoo import ARCHITECTURES, SHAPES, model_of, random_tokenizer, random_tokens
 
-from mcugen import sources
+from mcugen import integers
 from mcugen.errors import InputError, UsageError
 from mcugen.ir import Model
 from mcugen.lower import lower
@@ -139,15 +139,15 @@ def test_a_choice_is_kept_with_its_integers(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("MCUGEN_CACHE", str(tmp_path))
     source = Source("random0", model_of(SHAPES["mqa"]), None, random_tokenizer(11))
     told: list[str] = []
-    first = sources.quantize_by_choice(source, None, lambda stage, *_: told.append(stage), MIXED)
+    first = integers.quantize_by_choice(source, None, lambda stage, *_: told.append(stage), MIXED)
     assert list(dict.fromkeys(told)) == ["calibrate", "measure matrices", "round matrices"]
-    again = sources.quantize_by_choice(source, None, lambda stage, *_: told.append("again"), MIXED)
+    again = integers.quantize_by_choice(source, None, lambda stage, *_: told.append("again"), MIXED)
     assert "again" not in told
     assert (save_quantized(again[0]), again[1]) == (save_quantized(first[0]), first[1])
     assert first[1] is not None
-    other = sources.quantize_by_choice(source, None, recipe=dataclasses.replace(MIXED, budget=Budget("bits", 8)))
+    other = integers.quantize_by_choice(source, None, recipe=dataclasses.replace(MIXED, budget=Budget("bits", 8)))
     assert other[1] is not None and other[1].bits > first[1].bits
-    plain = sources.quantize_by_choice(source, None, recipe=Recipe("w8", INT8))
+    plain = integers.quantize_by_choice(source, None, recipe=Recipe("w8", INT8))
     assert plain[1] is None
 
 
@@ -155,7 +155,7 @@ def test_int4_is_refused_for_fully_connected_before_anything_is_calibrated() -> 
     source = Source("tiny", model_of(SHAPES["mqa"]), None, random_tokenizer(11))
     for recipe in (MIXED, Recipe("mine", INT8, "gptq", (("*.wk", INT4),))):
         with pytest.raises(UsageError) as raised:
-            sources.quantize_source(source, None, pytest.fail, recipe, "builtin")
+            integers.quantize_source(source, None, pytest.fail, recipe, "builtin")
         assert str(raised.value) == (
             f"FULLY_CONNECTED multiplies int8 weights only; the recipe {recipe.name} has int4\n"
             "  where: --fc\n  try:   --fc custom, or --recipe w8"

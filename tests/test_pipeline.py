@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import zoo
 
-from mcugen import families, pipeline, sources
+from mcugen import families, integers, pipeline, sources
 from mcugen import ladder as rungs
 from mcugen import layout as layouts
 from mcugen.cache import Cache, default_cache_dir
@@ -20,7 +20,7 @@ from mcugen.errors import DoesNotFitError, InternalError, UsageError
 from mcugen.families import Family
 from mcugen.ir import Config, MemoryRegion, Tokenizer
 from mcugen.quantized_file import save_quantized
-from mcugen.recipes import MIXED, W4, W4_NEAREST, W8
+from mcugen.recipes import MIXED, W4, W4_NEAREST, W8, PruneBudget
 from mcugen.resources import bundled_models, models_dir
 from mcugen.sources import Source
 from mcugen.tokenizer import write_tokenizer
@@ -84,19 +84,19 @@ def test_a_quantised_file_brings_its_tokenizer_or_takes_another(tmp_path: Path) 
 
 def test_a_model_is_quantised_once(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stages: list[tuple[str, int, int]] = []
-    first = sources.quantize_source(source(), None, lambda *seen: stages.append(seen))
+    first = integers.quantize_source(source(), None, lambda *seen: stages.append(seen))
     assert stages == [("calibrate", 0, 1), ("calibrate", 1, 1)]
-    monkeypatch.setattr(sources, "quantize", lambda *_: pytest.fail("quantised again"))
-    again = sources.quantize_source(dataclasses.replace(source(), name="renamed"), None)
+    monkeypatch.setattr(integers, "quantize", lambda *_: pytest.fail("quantised again"))
+    again = integers.quantize_source(dataclasses.replace(source(), name="renamed"), None)
     assert again.name == "renamed"
     assert save_quantized(dataclasses.replace(again, name=first.name)) == save_quantized(first)
 
 
 def test_a_damaged_cache_is_as_good_as_none(own_cache: Path) -> None:
-    first = sources.quantize_source(source(), None)
+    first = integers.quantize_source(source(), None)
     (kept,) = (path for path in own_cache.rglob("*") if path.is_file())
     kept.write_bytes(kept.read_bytes()[:-1])
-    assert save_quantized(sources.quantize_source(source(), None)) == save_quantized(first)
+    assert save_quantized(integers.quantize_source(source(), None)) == save_quantized(first)
 
 
 def test_the_cache_distinguishes_whatever_matters(tmp_path: Path) -> None:
@@ -104,30 +104,33 @@ def test_the_cache_distinguishes_whatever_matters(tmp_path: Path) -> None:
     other_eos = dataclasses.replace(base.tokenizer, eos=1)  # where its own samples end
     lowercase = dataclasses.replace(base.tokenizer, lowercase=True)
     keys = [
-        sources._quantized_key(base, None, W8),
-        sources._quantized_key(base, None, W4),
-        sources._quantized_key(source(seed=1), None, W8),
-        sources._quantized_key(base, "a text", W8),
-        sources._quantized_key(base, "a texu", W8),
-        sources._quantized_key(base, "", W8),
-        sources._quantized_key(dataclasses.replace(base, tokenizer=other_eos), None, W8),
-        sources._quantized_key(dataclasses.replace(base, tokenizer=lowercase), "a text", W8),
+        integers._quantized_key(base, None, W8, None),
+        integers._quantized_key(base, None, W4, None),
+        integers._quantized_key(source(seed=1), None, W8, None),
+        integers._quantized_key(base, "a text", W8, None),
+        integers._quantized_key(base, "a texu", W8, None),
+        integers._quantized_key(base, "", W8, None),
+        integers._quantized_key(base, None, dataclasses.replace(W8, prune=PruneBudget(hidden=0.5)), None),
+        integers._quantized_key(base, None, dataclasses.replace(W8, steps=3), None),
+        integers._quantized_key(base, None, dataclasses.replace(W8, steps=3), np.arange(9)),
+        integers._quantized_key(dataclasses.replace(base, tokenizer=other_eos), None, W8, None),
+        integers._quantized_key(dataclasses.replace(base, tokenizer=lowercase), "a text", W8, None),
     ]
     assert len(set(keys)) == len(keys)
-    assert sources._quantized_key(dataclasses.replace(base, name="renamed"), None, W8) == keys[0]
+    assert integers._quantized_key(dataclasses.replace(base, name="renamed"), None, W8, None) == keys[0]
 
 
 def test_a_quantised_model_keeps_its_recipe(own_cache: Path) -> None:
     """None is w8; of a quantised model, its own."""
     tokenizer = zoo.random_tokenizer(SHAPE.vocab_size)
     for asked, bits in ((None, 8), (W8, 8), (W4, 4), (W4_NEAREST, 4)):
-        made = sources.quantize_source(source(), None, recipe=asked)
+        made = integers.quantize_source(source(), None, recipe=asked)
         assert {getattr(made.layers[0], name).bits for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2")} == {bits}
         held = Source("held", None, made, tokenizer)
         for again in (None, asked):
-            assert sources.quantize_source(held, None, recipe=again) is made
+            assert integers.quantize_source(held, None, recipe=again) is made
         with pytest.raises(UsageError) as raised:
-            sources.quantize_source(held, None, recipe=MIXED)
+            integers.quantize_source(held, None, recipe=MIXED)
         assert str(raised.value) == (
             f"held is quantised already: {(asked or W8).describe()}\n"
             "  where: --recipe\n"
@@ -141,7 +144,7 @@ def test_a_cache_can_be_anything_but_in_the_way(tmp_path: Path, monkeypatch: pyt
     assert default_cache_dir() == tmp_path / "file"
     Cache(tmp_path / "file").store("ab", b"1")
     assert Cache(tmp_path / "file").load("ab") is None
-    assert sources.quantize_source(source(), None).name
+    assert integers.quantize_source(source(), None).name
 
 
 # ---------------------------------------------------------------- layouts
@@ -248,5 +251,5 @@ def test_a_checkpoint_is_named_after_its_file(tmp_path: Path) -> None:
     (tmp_path / "Odd Name.bin").write_bytes(write_checkpoint(zoo.model_of(SHAPE)))
     (tmp_path / "t.bin").write_bytes(write_tokenizer(zoo.random_tokenizer(SHAPE.vocab_size)))
     found = sources.open_source(tmp_path / "Odd Name.bin", tmp_path / "t.bin")
-    layout = layouts.lay_out(sources.quantize_source(found, None), found.tokenizer, ladder.NUCLEO)
+    layout = layouts.lay_out(integers.quantize_source(found, None), found.tokenizer, ladder.NUCLEO)
     assert (found.name, layout.name) == ("Odd Name", "odd_name")

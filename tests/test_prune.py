@@ -13,8 +13,9 @@ from mcugen.errors import UsageError
 from mcugen.ir import Config, Model, weight_shapes
 from mcugen.ladder import climb
 from mcugen.layout import lay_out
-from mcugen.prune import JUDGE_SEED, PruneBudget, _loss, keep_columns, parse_budget, prune, weight_bytes
+from mcugen.prune import JUDGE_SEED, _loss, keep_columns, prune, weight_bytes
 from mcugen.quantize import Calibration, calibrate, quantize
+from mcugen.recipes import PruneBudget
 from mcugen.reference import FloatDecoder, sample_sequences
 
 CONFIG = zoo.SHAPES["gqa"]  # 6 query heads over 2 KV heads, hidden 172
@@ -139,8 +140,8 @@ def test_flash_shrinks_as_predicted(shared: bool) -> None:
 
 def test_pruned_models_are_verified_on_the_host() -> None:
     model = zoo.model_of(CONFIG)
-    pruned = prune(model, calibrated(model), PruneBudget(hidden=0.6))
-    assert pruned.config.hidden_dim == 104
+    pruned = prune(model, calibrated(model), PruneBudget(hidden=0.6, kv_heads=1))
+    assert (pruned.config.hidden_dim, pruned.config.n_heads, pruned.config.n_kv_heads) == (104, 3, 1)
     layout = lay_out(quantize(pruned, calibrated(pruned)), zoo.random_tokenizer(300), load_board("host"), 8)
     ladder = climb(layout, None, 20, "test")
     assert ladder.passed and ladder.reports
@@ -162,34 +163,6 @@ def test_nothing_to_prune_is_the_same_model() -> None:
     model = zoo.model_of(CONFIG)
     for budget in (PruneBudget(), PruneBudget(hidden=1.0), PruneBudget(kv_heads=2), PruneBudget(flash_bytes=10**6)):
         assert prune(model, calibrated(model), budget) is model
-
-
-def test_budgets_in_words() -> None:
-    assert parse_budget("hidden=0.8") == PruneBudget(hidden=0.8)
-    assert parse_budget("kv_heads=1,flash_bytes=90000") == PruneBudget(kv_heads=1, flash_bytes=90000)
-    assert parse_budget("perplexity=0.03").describe() == "perplexity=0.03"
-    assert PruneBudget(hidden=0.8, kv_heads=3).describe() == "hidden=0.8,kv_heads=3"
-
-
-@pytest.mark.parametrize(
-    ("text", "what", "hint"),
-    [
-        ("", "cannot read ''", "NAME=VALUE of hidden, kv_heads, flash_bytes, perplexity"),
-        ("hidden", "cannot read 'hidden'", "NAME=VALUE of hidden, kv_heads, flash_bytes, perplexity"),
-        ("heads=3", "cannot read 'heads=3'", "NAME=VALUE of hidden, kv_heads, flash_bytes, perplexity"),
-        ("kv_heads=1.5", "cannot read 'kv_heads=1.5'", "NAME=VALUE of hidden, kv_heads, flash_bytes, perplexity"),
-        ("hidden=0.8,hidden=0.7", "cannot read 'hidden=0.7'", "NAME=VALUE of hidden, kv_heads, flash_bytes, perplexity"),
-        ("hidden=1.2", "hidden = 1.2 is no share of the channels", "a number above 0, and at most 1"),
-        ("hidden=nan", "hidden = nan is no share of the channels", "a number above 0, and at most 1"),
-        ("kv_heads=-1", "kv_heads and flash_bytes are counts", "whole numbers above 0"),
-        ("perplexity=1.03", "perplexity = 1.03 is no growth", "a share such as 0.03, which is 3 %"),
-        ("hidden=0.8,perplexity=0.03", "hidden, flash_bytes and perplexity exclude each other", "keep one of them"),
-    ],
-)  # fmt: skip
-def test_budgets_that_make_no_sense(text: str, what: str, hint: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        parse_budget(text)
-    assert str(caught.value) == f"{what}\n  where: --prune\n  try:   {hint}"
 
 
 def test_models_that_cannot_be_pruned_so() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from mcugen.errors import InputError, McugenError, UsageError
 from mcugen.recipes import (
+    DISTILL_STEPS,
     INT4,
     INT8,
     MIXED,
@@ -17,13 +18,16 @@ from mcugen.recipes import (
     W8,
     Budget,
     Precision,
+    PruneBudget,
     Recipe,
+    parse_pruning,
     read_recipe,
     recipe_named,
     with_budget,
 )
 
 LABELS = [f"layers.{i}.{name}" for i in range(2) for name in ("wq", "wk", "wv", "wo", "w1", "w3", "w2")]
+INT8_WEIGHTS = '[weights]\ndefault = "int8"\n'
 WHOLE = """
 [weights]
 default = "int4"
@@ -34,6 +38,13 @@ rounding = "nearest"
 "*.wk" = "int8"
 "layers.1.*" = "int4/32"
 "layers.1.w2" = "int4"
+
+[prune]
+hidden = 0.8
+kv_heads = 3
+
+[distill]
+steps = 40
 """
 
 
@@ -59,7 +70,11 @@ def test_a_file(tmp_path: Path) -> None:
     assert {label: recipe.precision(label) for label in expected} == expected
     recipe.check(LABELS)
     assert recipe.precisions() == {INT4, INT8, Precision(4, 64)}
-    assert recipe.describe() == "w4a8kv8 int4/64 *.wk=int8 layers.1.*=int4/32 layers.1.w2=int4/64"
+    assert (recipe.prune, recipe.steps) == (PruneBudget(hidden=0.8, kv_heads=3), 40)
+    assert recipe.describe() == (
+        "w4a8kv8 int4/64 *.wk=int8 layers.1.*=int4/32 layers.1.w2=int4/64 pruned to hidden=0.8,kv_heads=3 "
+        "distilled in 40 steps"
+    )
     assert recipe_named(str(tmp_path / "mine.toml")) == recipe
 
 
@@ -67,13 +82,15 @@ def test_what_a_file_may_leave_out(tmp_path: Path) -> None:
     assert read(tmp_path, '[weights]\ndefault = "int4"') == Recipe("mine", INT4, "gptq")
     assert read(tmp_path, "[budget]\nbits = 5") == Recipe("mine", INT4, "gptq", budget=Budget("bits", 5.0))
     assert read(tmp_path, '[weights]\ndefault = "int4"\ngroup = 0').default == Precision(4)
+    assert read(tmp_path, f"{INT8_WEIGHTS}[distill]").steps == DISTILL_STEPS
+    assert read(tmp_path, f"{INT8_WEIGHTS}[prune]\nperplexity = 0.02").prune == PruneBudget(perplexity=0.02)
 
 
 @pytest.mark.parametrize(
     ("text", "what", "hint"),
     [
         ("weights = 1", "weights is 1, not a table", "write [weights] and its keys beneath"),
-        ("[weight]", "the key weight is unknown", "keys are weights, budget, cache"),
+        ("[weight]", "the key weight is unknown", "keys are weights, budget, cache, prune, distill"),
         ("[weights]", "weights.default is missing", 'state default = "int8" or "int4" under [weights], or one line under [budget]'),
         ('[weights]\ndefault = "int4"\n[budget]\nbits = 5', "weights.default and a budget exclude each other",
          'state default = "int8" or "int4" under [weights], or one line under [budget]'),
@@ -98,6 +115,19 @@ def test_what_a_file_may_leave_out(tmp_path: Path) -> None:
         ("[budget]\nbits = -1", "budget.bits is -1", "it must be a number above 0, as in bits = 5.0"),
         ("[budget]\nbits = nan", "budget.bits is nan", "it must be a number above 0, as in bits = 5.0"),
         ("[budget]\nbits = true", "budget.bits is True", "it must be a number above 0, as in bits = 5.0"),
+        (f"{INT8_WEIGHTS}[prune]\nheads = 3", "the key prune.heads is unknown",
+         "keys are prune.hidden, prune.kv_heads, prune.flash_bytes, prune.perplexity"),
+        (f"{INT8_WEIGHTS}[prune]\nkv_heads = 1.5", "prune.kv_heads is 1.5",
+         "as in hidden = 0.8, kv_heads = 3 or perplexity = 0.02"),
+        (f"{INT8_WEIGHTS}[prune]\nhidden = true", "prune.hidden is True",
+         "as in hidden = 0.8, kv_heads = 3 or perplexity = 0.02"),
+        (f"{INT8_WEIGHTS}[prune]\nhidden = nan", "prune.hidden is nan",
+         "as in hidden = 0.8, kv_heads = 3 or perplexity = 0.02"),
+        (f"{INT8_WEIGHTS}[prune]\nhidden = 1.5", "[prune]: hidden = 1.5 is no share of the channels",
+         "a number above 0, and at most 1"),
+        (f"{INT8_WEIGHTS}[distill]\nepochs = 3", "the key distill.epochs is unknown", "keys are distill.steps"),
+        (f"{INT8_WEIGHTS}[distill]\nsteps = 0", "distill.steps is 0",
+         f"it must be a whole number above 0, as {DISTILL_STEPS}"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_wrong(tmp_path: Path, text: str, what: str, hint: str) -> None:
@@ -179,3 +209,43 @@ def test_a_name_that_is_none() -> None:
 def test_bytes_of_a_matrix(precision: Precision, size: int) -> None:
     """5 x 70: codes, group scales with those of a short last group, two bytes of multiplier per row."""
     assert precision.bytes(5, 70) == size
+
+
+@pytest.mark.parametrize(
+    ("text", "budget", "shown"),
+    [
+        ("hidden=0.8", PruneBudget(hidden=0.8), "hidden=0.8"),
+        ("hidden=0.8,kv_heads=3", PruneBudget(hidden=0.8, kv_heads=3), "hidden=0.8,kv_heads=3"),
+        ("kv_heads=1,90KB", PruneBudget(kv_heads=1, flash_bytes=90_000), "kv_heads=1,90000B"),
+        ("3%", PruneBudget(perplexity=0.03), "3%"),
+    ],
+)
+def test_prunings(text: str, budget: PruneBudget, shown: str) -> None:
+    assert parse_pruning(text) == budget
+    assert str(budget) == shown and parse_pruning(shown) == budget
+
+
+WORDS = "hidden=0.8 of the channels, kv_heads=3, 180KB of flash or 2% perplexity"
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "hint"),
+    [
+        ("", "cannot read ''", WORDS),
+        ("hidden", "cannot read 'hidden'", WORDS),
+        ("heads=3", "cannot read 'heads=3'", WORDS),
+        ("5bits", "cannot read '5bits'", WORDS),
+        ("kv_heads=1.5", "cannot read 'kv_heads=1.5'", WORDS),
+        ("hidden=0.8,hidden=0.7", "cannot read 'hidden=0.7'", WORDS),
+        ("3%,2%", "cannot read '2%'", WORDS),
+        ("hidden=1.2", "hidden = 1.2 is no share of the channels", "a number above 0, and at most 1"),
+        ("hidden=nan", "hidden = nan is no share of the channels", "a number above 0, and at most 1"),
+        ("kv_heads=-1", "kv_heads and flash_bytes are counts", "whole numbers above 0"),
+        ("103%", "perplexity = 1.03 is no growth", "a share such as 0.03, which is 3 %"),
+        ("hidden=0.8,3%", "hidden, flash_bytes and perplexity exclude each other", "keep one of them"),
+    ],
+)
+def test_prunings_that_make_no_sense(text: str, what: str, hint: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_pruning(text)
+    assert str(raised.value) == f"{what}\n  where: --prune\n  try:   {hint}"

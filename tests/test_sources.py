@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import struct
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import zoo
@@ -12,14 +14,15 @@ from click.testing import CliRunner
 from foreign import CASES, gguf_settings, gguf_tensors, write_folder, write_gguf
 from tools import missing, require_program
 
-from mcugen import quantize, sources
+from mcugen import integers, quantize, sources
 from mcugen.checkpoints import write_checkpoint
 from mcugen.cli import mcugen
 from mcugen.errors import InputError, UsageError
 from mcugen.gguf_file import gguf_tokenizer
+from mcugen.integers import quantize_source
 from mcugen.ir import Config
 from mcugen.recipes import W8
-from mcugen.sources import Source, open_source, quantize_source
+from mcugen.sources import Source, open_source
 from mcugen.tokenizer import encode, write_tokenizer
 
 LLAMA = CASES["llama"]
@@ -77,16 +80,15 @@ def tokenizer_json() -> dict:
     }
 
 
-def test_the_vocabulary_of_a_folder_and_of_a_gguf_file(tmp_path):
-    """Of the same model: bos and eos are those of config.json, and a text becomes the same tokens."""
-    folder = write_folder(tmp_path / "x", BIG)
+def write_whole_folder(tmp_path: Path) -> Path:
+    """With the vocabulary of tokenizer_json."""
+    folder = write_folder(tmp_path / "Some Model", BIG)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
-    one = open_source(folder, None).tokenizer
-    assert (len(one.pieces), one.bos, one.eos) == (300, 3, 4)
-    tokens = encode(one, "the tea", bos=True)
-    assert [PIECES[token] for token in tokens] == ["<start>", "the", ALPHABET[32], "t", "e", "a"]
-    assert open_source(folder, folder / "tokenizer.json").tokenizer.pieces == one.pieces
+    return folder
 
+
+def write_whole_gguf(tmp_path: Path) -> Path:
+    """The same model and vocabulary."""
     need_gguf()
     stored = {name: (tensor, None) for name, tensor in gguf_tensors(BIG).items()}
     plain = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2"}
@@ -96,30 +98,44 @@ def test_the_vocabulary_of_a_folder_and_of_a_gguf_file(tmp_path):
         "tokenizer.ggml.token_type": [3] * 5 + [1] * 295,
         "tokenizer.ggml.merges": [" ".join(pair) for pair in MERGES],
     }
-    path = write_gguf(tmp_path / "x.gguf", gguf_settings(BIG) | plain, stored, arrays)
-    other = open_source(path, None)
+    return write_gguf(tmp_path / "x.gguf", gguf_settings(BIG) | plain, stored, arrays)
+
+
+def test_the_vocabulary_of_a_folder_and_of_a_gguf_file(tmp_path):
+    """Of the same model: bos and eos are those of config.json, and a text becomes the same tokens."""
+    folder = write_whole_folder(tmp_path)
+    one = open_source(folder, None).tokenizer
+    assert (len(one.pieces), one.bos, one.eos) == (300, 3, 4)
+    tokens = encode(one, "the tea", bos=True)
+    assert [PIECES[token] for token in tokens] == ["<start>", "the", ALPHABET[32], "t", "e", "a"]
+    assert open_source(folder, folder / "tokenizer.json").tokenizer.pieces == one.pieces
+
+    other = open_source(write_whole_gguf(tmp_path), None)
     assert (other.tokenizer.pieces, other.tokenizer.bos, other.tokenizer.eos) == (one.pieces, 3, 4)
     assert encode(other.tokenizer, "the tea", bos=True) == tokens
     assert other.model.config == open_source(folder, None).model.config
 
 
-def test_a_folder_builds_and_its_c_equals_the_simulator(tmp_path):
+@pytest.mark.parametrize(
+    ("write", "named"), [(write_whole_folder, "'Some Model'"), (write_whole_gguf, "x.gguf")], ids=["folder", "gguf"]
+)
+def test_a_foreign_model_builds_and_its_c_equals_the_simulator(
+    tmp_path: Path, write: Callable[[Path], Path], named: str
+) -> None:
     require_program("cc")
-    folder = write_folder(tmp_path / "Some Model", BIG)
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+    path = write(tmp_path)
     where = ["--board", "host", "--out", str(tmp_path / "out")]
-    result = CliRunner().invoke(mcugen, ["build", str(folder), *where, "--verify-tokens", "40", "--json"])
+    result = CliRunner().invoke(mcugen, ["build", str(path), *where, "--verify-tokens", "40", "--json"])
     assert (result.exit_code, result.stderr) == (0, "")
     assert json.loads(result.stdout)["verification"]  # a difference is an exit code of 6
     facts = json.loads((tmp_path / "out" / "build-info.json").read_text())
-    assert facts["command"] == "mcugen build 'Some Model' --board host"
-    assert facts["checkpoint_sha256"] == open_source(folder, None).model.sha256
+    assert facts["command"] == f"mcugen build {named} --board host"
+    assert facts["checkpoint_sha256"] == open_source(path, None).model.sha256
 
 
 def test_a_vocabulary_that_is_too_large_is_read_to_be_trimmed(tmp_path):
     """Here 300 tokens are more than the firmware holds."""
-    folder = write_folder(tmp_path / "x", BIG)
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+    folder = write_whole_folder(tmp_path)
     with pytest.raises(InputError, match=r"^vocab_size is 300\n"):
         open_source(folder, None, 299)
     (tmp_path / "text.txt").write_text("the tea of the house")
@@ -239,8 +255,8 @@ def test_samples_open_with_the_vocabularys_bos(monkeypatch, tmp_path):
 def test_another_bos_is_another_calibration():
     model = zoo.model_of(zoo.SHAPES["mha"])
     keys = {
-        sources._quantized_key(
-            Source("x", model, None, dataclasses.replace(zoo.random_tokenizer(50), bos=bos)), None, W8
+        integers._quantized_key(
+            Source("x", model, None, dataclasses.replace(zoo.random_tokenizer(50), bos=bos)), None, W8, None
         )
         for bos in (1, 7)
     }

@@ -16,9 +16,10 @@ import tflm
 import zoo
 
 from mcugen.errors import MismatchError
+from mcugen.integers import quantize_source
 from mcugen.ir import Config, Firmware, VerificationReport
 from mcugen.simulate import simulate
-from mcugen.sources import open_source, quantize_source
+from mcugen.sources import open_source
 from mcugen.tflm import rungs
 from mcugen.tflm.arena import arena_demand
 from mcugen.tflm.flatbuffer import write

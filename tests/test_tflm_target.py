@@ -24,11 +24,12 @@ from mcugen.costs import firmware_cost
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import ToolError
 from mcugen.fc8 import PROFILE
+from mcugen.integers import quantize_source
 from mcugen.ir import Config, Difference, Firmware, VerificationReport
 from mcugen.packing import pack
 from mcugen.resources import data_dir
 from mcugen.simulate import Simulator
-from mcugen.sources import open_source, quantize_source
+from mcugen.sources import open_source
 from mcugen.tflm import report, rungs
 from mcugen.tflm.layout import TflmLayout, for_standin, lay_out_tflm, make_op_library, make_tflm_project
 from mcugen.tflm.render import STANDIN
@@ -286,7 +287,7 @@ def test_options_that_do_not_go_together(files: test_cli.Files) -> None:
     failed(
         2,
         "Error: the TensorFlow Lite Micro target reads one token at a time\n  where: --prefill\n"
-        "  try:   leave --prefill out, or --target tflm\n",
+        "  try:   leave --prefill out, or --target c\n",
         "verify", *files.named, "--target", "tflm", "--prefill", 4,
     )  # fmt: skip
     failed(

@@ -23,12 +23,13 @@ from mcugen.costs import firmware_cost
 from mcugen.emulate.elf import parse_elf
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import ToolError
+from mcugen.integers import quantize_source
 from mcugen.ir import Config, VerificationReport
 from mcugen.ladder import profile_tokens
 from mcugen.layout import Layout, lay_out, make_firmware
 from mcugen.microtvm.layout import make_microtvm_project, on_this_computer
 from mcugen.microtvm.target import model_library
-from mcugen.sources import open_source, quantize_source
+from mcugen.sources import open_source
 from mcugen.toolchain import build
 from mcugen.verify import mismatch, verify
 

@@ -19,7 +19,7 @@ from elftools.elf.elffile import ELFFile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mcugen import families, plan, sources
+from mcugen import families, integers, plan, sources
 from mcugen import ladder as rungs
 from mcugen import layout as layouts
 from mcugen.ctext import identifier
@@ -396,7 +396,7 @@ def test_regions_of_a_packed_ring_are_units_of_slots(monkeypatch: pytest.MonkeyP
 
 
 def story_ladder(tokens: int) -> rungs.Ladder:
-    quantized = sources.quantize_source(
+    quantized = integers.quantize_source(
         sources.Source("stories260K", zoo.stories(), None, zoo.stories_tokenizer()), None
     )
     layout = layouts.lay_out(quantized, zoo.stories_tokenizer(), ladder.NUCLEO, 128)

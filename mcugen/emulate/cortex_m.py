@@ -15,6 +15,11 @@ from mcugen.emulate.mps2 import Mps2
 from mcugen.emulate.profile_hook import CODE_THUMB
 from mcugen.emulate.registers import Registers
 from mcugen.emulate.stm32f4 import Stm32f4
+from mcugen.emulate.stm32g4 import Stm32g4
+from mcugen.emulate.stm32h5 import Stm32h5
+from mcugen.emulate.stm32h7 import Stm32h7
+from mcugen.emulate.stm32l4 import Stm32l4
+from mcugen.emulate.stm32u5 import Stm32u5
 from mcugen.emulate.unicorn_machine import InstructionSet, UnicornMachine, check_model
 from mcugen.ir import Board
 
@@ -26,7 +31,15 @@ _CPU_MODELS = {
     "cortex-m33": "UC_CPU_ARM_CORTEX_M33",
 }
 # The registers of a port, from the board and what its cycle counter shows.
-REGISTERS: Mapping[str, Callable[[Board, Callable[[], int]], Registers]] = {"stm32f4": Stm32f4, "mps2": Mps2}
+REGISTERS: Mapping[str, Callable[[Board, Callable[[], int]], Registers]] = {
+    "stm32f4": Stm32f4,
+    "stm32g4": Stm32g4,
+    "stm32h5": Stm32h5,
+    "stm32h7": Stm32h7,
+    "stm32l4": Stm32l4,
+    "stm32u5": Stm32u5,
+    "mps2": Mps2,
+}
 # QEMU's exception numbers, target/arm/cpu.h
 _EXCEPTIONS = {1: "undefined instruction", 2: "svc", 3: "prefetch abort", 4: "data abort", 7: "bkpt"}
 

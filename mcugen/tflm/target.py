@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mcugen.costs import standalone_cost
 from mcugen.fc8 import FcCost, fc8_cost, is_fc8
+from mcugen.integers import quantize_source
 from mcugen.ir import Firmware, QuantizedModel
 from mcugen.ladder import Ladder, climb, ladder_text
 from mcugen.layout import compile_project, plan_facts, plan_text
@@ -15,7 +16,7 @@ from mcugen.pipeline import build_facts, json_bytes
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
 from mcugen.recipes import Recipe
-from mcugen.sources import Progress, Source, quantize_source, silent
+from mcugen.sources import Progress, Source, silent
 from mcugen.tflm.layout import TflmLayout, for_standin, make_op_library, make_tflm_project
 from mcugen.tflm.render import TflmProject, with_standin
 from mcugen.tflm.report import Comparison, report_text, tflm_cost
