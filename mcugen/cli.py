@@ -22,15 +22,18 @@ from rich.table import Table
 from mcugen import __version__, flashing, pipeline, sources, tokenizer_json
 from mcugen import bench as benches
 from mcugen.bench_report import bench_sheets, comparison_sheets, gemv_sheets
+from mcugen.board_file import new_board
 from mcugen.boards import list_boards, load_board
 from mcugen.console import sampler_line
-from mcugen.errors import McugenError, UsageError
+from mcugen.errors import McugenError, MismatchError, UsageError
 from mcugen.eval_report import eval_json, eval_sheets, stream_sheets, sweep_json, sweep_sheets
+from mcugen.export import ECOSYSTEMS
 from mcugen.gemv import gemv_bench
 from mcugen.integers import quantize_by_choice, quantize_source
 from mcugen.ir import Board, QuantizedModel
 from mcugen.ladder import Ladder, climb, climb_board
 from mcugen.layout import MAX_TOKENS, Layout, lay_out, make_firmware, plan_facts, plan_text
+from mcugen.matrix import matrix_json, matrix_sheet, measure_point, points
 from mcugen.microtvm.emitter import find_tvm
 from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
@@ -311,13 +314,13 @@ def _recipe_of(choice: _Choice) -> Recipe | None:
     return recipe
 
 
-def _command(choice: _Choice, board: Board) -> str:
+def _command(choice: _Choice, board: Board, verb: str = "build") -> str:
     """The command that generates what the options name.
 
     It goes into the generated files: the same for `build`, `verify` and `run`, so that they are the same to the byte,
     and with file names only, so that they name no machine.
     """
-    words = ["mcugen", "build", *([choice.model.resolve().name] if choice.model else [])]
+    words = ["mcugen", *verb.split(), *([choice.model.resolve().name] if choice.model else [])]
     files = (
         ("--tokenizer", choice.tokenizer),
         ("--lora", choice.lora),
@@ -438,6 +441,41 @@ def build(
             progress=progress,
         )
     _print_built(built, as_json)
+
+
+@mcugen.command(epilog=_EPILOG, short_help="Write the C as a library for another build system.")
+@click.option("--as", "ecosystem", type=click.Choice(list(ECOSYSTEMS)), required=True, help="Whose layout.")
+@_options(_laid_out, _toolchain, _json)
+@click.option("--out", type=_PATH, metavar="DIR", help="Where to write.  [default: build/MODEL-BOARD-ECOSYSTEM]")
+@click.option(
+    "--verify-tokens", type=_AT_LEAST_0, default=160, show_default=True, metavar="N", help="Tokens to verify."
+)
+def export(
+    choice: _Choice, ecosystem: str, toolchain: str, as_json: bool, out: Path | None, verify_tokens: int
+) -> None:
+    """Write model, kernels and runtime as a library for another build system, with an example application.
+
+    The kernels are those of the board's core; --board host has portable C for any. The library never has main, a
+    heap, the UART or a linker script. The same C is verified as firmware first; where a bit differs, nothing is
+    written.
+    """
+    with _progress() as progress:
+        _, layout, _ = _lay_out(choice, progress)
+        folder = out or Path("build") / f"{layout.name}-{layout.board.name}-{ecosystem}"
+        ladder = pipeline.export_folder(
+            layout,
+            ecosystem,
+            folder,
+            toolchain=toolchain,
+            command=_command(choice, layout.board, f"export --as {ecosystem}"),
+            tokens=verify_tokens,
+            progress=progress,
+        )
+    if as_json:
+        _print_json({"out": str(folder), "verification": ladder.to_json() if ladder else None})
+        return
+    click.echo(f"{layout.graph.model.name} for {layout.board.name} as a {ECOSYSTEMS[ecosystem].title}: {folder}")
+    _print_ladder(ladder)
 
 
 def _print_built(built: pipeline.Built, as_json: bool, more: Mapping[str, object] | None = None) -> None:
@@ -583,6 +621,53 @@ def verify(
     else:
         _print_ladder(ladder)
     ladder.raise_for_difference()
+
+
+@mcugen.command(epilog=_EPILOG, short_help="Verify on every board, with every compiler.")
+@_options(_model, _tokenizer)
+@click.option("--board", "names", multiple=True, metavar="BOARD", help="Only this one; may be given several times.")
+@click.option("--toolchain", "compilers", multiple=True, metavar="NAME", help="zig or gcc.  [default: both]")
+@click.option("--context", default=128, show_default=True, metavar="N", help="Tokens remembered, where they fit.")
+@click.option(
+    "--tokens", type=_AT_LEAST_1, default=160, show_default=True, metavar="N", help="Greedy tokens to feed."
+)
+@click.option("--jobs", type=_AT_LEAST_1, metavar="N", help="Processes.  [default: one for each core]")
+@_json
+def matrix(
+    model: Path | None,
+    tokenizer: Path | None,
+    names: tuple[str, ...],
+    compilers: tuple[str, ...],
+    context: int,
+    tokens: int,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Verify on every board, with every compiler: instructions, bytes and a verdict for each.
+
+    Exit code 6 where any differs or fails.
+    """
+    found = points(model, tokenizer, names, compilers, context, tokens)
+    name = open_source(model, tokenizer).name
+    with _progress() as progress:
+        done = itertools.count(1)
+        progress("boards", 0, len(found))
+        results = run_sweep(
+            found, measure_point, jobs=jobs, completed=lambda _: progress("boards", next(done), len(found))
+        )
+    if as_json:
+        _print_json(matrix_json(results))
+    else:
+        _print_sheets([matrix_sheet(name, results)])
+    failed = [result for result in results if result.error is not None]
+    if failed:
+        first = failed[0]
+        raise MismatchError(
+            f"{len(failed)} of {len(results)} fail, {first.point.board} with {first.point.toolchain} first: "
+            f"{first.error}",
+            where="matrix",
+            hint="mcugen verify with that board and compiler tells more",
+        )
 
 
 @mcugen.command(epilog=_EPILOG, short_help="Count instructions: by position, part, layer and matrix.")
@@ -1037,6 +1122,25 @@ def show(name: str, as_json: bool) -> None:
     for key, value in _board_facts(board).items():
         table.add_row(key, str(value))
     Console().print(table)
+
+
+@boards.command(short_help="Write a board file of your own to begin with.")
+@click.argument("name")
+@click.option("--like", default="nucleo", show_default=True, metavar="BOARD", help="The board to begin with.")
+@click.option("--out", type=_PATH, metavar="FILE", help="The file to write.  [default: NAME.toml]")
+@_json
+def new(name: str, like: str, out: Path | None, as_json: bool) -> None:
+    """Write a commented board file (TOML) for a board of your own, with the values of another board to correct."""
+    text = new_board(name, like)
+    file = out or Path(f"{name}.toml")
+    if file.exists():
+        raise UsageError(f"{file} is there already", where="--out", hint="choose another file, or remove that one")
+    write_file(text.encode(), file)
+    if as_json:
+        _print_json({"file": str(file), "name": name, "like": load_board(like).name})
+        return
+    click.echo(f"{file}: values of {load_board(like).name}, each of them to check")
+    click.echo(f"try:  mcugen build --board {file} --verify-tokens 0")
 
 
 def _board_facts(board: Board) -> dict[str, object]:

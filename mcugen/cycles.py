@@ -47,6 +47,11 @@ _M4: Mapping[Kind, Range] = {
 }  # fmt: skip
 
 COSTS: Mapping[str, CoreCost] = {
+    "cortex-m0": CoreCost(
+        "Arm DDI 0432, table of instruction timings; the multiplier of one cycle, as on the Cortex-M0+",
+        {"other": (1, 1), "load": (2, 2), "store": (2, 2), "load words": (1, 1), "store words": (1, 1),
+         "jump": (3, 4), "jump back": (3, 3), "jump ahead": (1, 3)},
+    ),
     "cortex-m0plus": CoreCost(
         "Arm DDI 0484, table of instruction timings; the multiplier of one cycle",
         {"other": (1, 1), "load": (2, 2), "store": (2, 2), "load words": (1, 1), "store words": (1, 1),

@@ -20,10 +20,12 @@ from mcugen.emulate import host_console
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import UsageError
 from mcugen.evaluate import Evaluation, GreedyAgreement, clean_text, evaluate, greedy_agreement
+from mcugen.export import check_export, export_library, library_of
+from mcugen.images import to_bin, to_hex, to_uf2
 from mcugen.ir import Firmware, Graph, Model, Project, QuantizedModel
 from mcugen.ladder import Ladder, Rungs, climb, ladder_text
 from mcugen.layer_errors import LayerErrors, OpError
-from mcugen.layout import Layout, compile_project, make_project, plan_facts, plan_text
+from mcugen.layout import Layout, compile_project, make_project, plan_facts, plan_text, provenance
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
 from mcugen.reference import Floats
@@ -32,7 +34,6 @@ from mcugen.sampler import Sampler
 from mcugen.sources import Progress, Source, read_text, silent
 from mcugen.stream import SinksTried, Streamed, best_sinks, cut_streams, stream, try_sinks
 from mcugen.tokenizer import encode
-from mcugen.toolchain import to_bin, to_hex
 
 # What computes or writes a byte of a build; the compiler has a place of its own.
 _PACKAGES = ("intelhex", "jinja2", "numpy", "pyelftools", "safetensors")
@@ -125,6 +126,9 @@ def build_folder(
     else:
         files |= {"firmware.elf": firmware.image, "firmware.bin": to_bin(firmware.image)}
         files["firmware.hex"] = to_hex(firmware.image)
+        for tool, known in layout.board.flashing:
+            if tool == "uf2":
+                files["firmware.uf2"] = to_uf2(firmware.image, int(known["family"]))
     if ladder is not None:
         files["verification.json"] = json_bytes(ladder.to_json())
         files["verification.txt"] = ladder_text(ladder).encode()
@@ -162,6 +166,54 @@ def build_facts(
         "sections": dict(firmware.sections),
         "files": {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())},
     }
+
+
+def export_folder(
+    layout: Layout,
+    ecosystem: str,
+    out: Path,
+    *,
+    toolchain: str,
+    command: str,
+    tokens: int,
+    progress: Progress = silent,
+) -> Ladder | None:
+    """Write the library of a layout for another build system (mcugen.export) as one folder.
+
+    The same C is verified as firmware over `tokens` tokens first (0: not at all); returns what was proved. Raises
+    UsageError where the ecosystem cannot take it, MismatchError, with nothing written, where the firmware differs
+    from the simulator.
+    """
+    check_replaceable(out)
+    check_export(layout.name, layout.board, ecosystem)
+    project = make_project(layout, command)
+    ladder = None
+    if tokens:
+        firmware = None if layout.board.core == "host" else compile_project(project, toolchain, progress)
+        ladder = climb(layout, firmware, tokens, command, toolchain=toolchain, progress=progress)
+        ladder.raise_for_difference()
+    made = provenance(layout, command)
+    library = library_of(project, layout.graph.family, layout.plan.arena_bytes, made)
+    files = export_library(library, ecosystem, verified=ladder is not None)
+    files["memory.txt"] = plan_text(layout).encode()
+    if ladder is not None:
+        files["verification.txt"] = ladder_text(ladder).encode()
+    files[MARKER] = json_bytes(
+        {
+            "mcugen": __version__,
+            "command": command,
+            "ecosystem": ecosystem,
+            "model": layout.graph.model.name,
+            "recipe": layout.graph.model.recipe,
+            "checkpoint_sha256": layout.graph.model.sha256,
+            "board": layout.board.name,
+            "board_sha256": layout.board.sha256,
+            "context": layout.graph.context,
+            "files": {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())},
+        }
+    )
+    write_folder(files, out)
+    return ladder
 
 
 @dataclass(frozen=True, slots=True)

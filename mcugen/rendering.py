@@ -341,6 +341,7 @@ def memory_map(board: Board, stack_bytes: int) -> dict[str, object]:
         "board_name": board.name,
         "flash_origin": _hexadecimal(board.flash.origin),
         "flash_size": board.flash.size,
+        "flash_data_origin": "" if board.flash_data is None else _hexadecimal(board.flash_data),
         "ram_origin": _hexadecimal(board.ram.origin),
         "ram_size": board.ram.size,
         "stack_size": stack_bytes,

@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
-from intelhex import IntelHex
 
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.cores import CORES, GCC_PACKAGES, GCC_PREFIXES
@@ -37,6 +36,7 @@ from mcugen.flags import (
     link_flags,
     optimisation,
 )
+from mcugen.images import to_bin
 from mcugen.ir import Board, Firmware, Project
 
 TOOLCHAINS = ("auto", "zig", "gcc")
@@ -379,28 +379,3 @@ def _sections(elf: bytes) -> dict[str, int]:
     """Name -> bytes of the sections that occupy memory on the target."""
     found = ELFFile(io.BytesIO(elf)).iter_sections()
     return {s.name: s["sh_size"] for s in found if s["sh_flags"] & _SHF_ALLOC and s["sh_size"] > 0}
-
-
-def _loaded(elf: bytes) -> list[tuple[int, bytes]]:
-    """(load address, content) of what is programmed, in order of address."""
-    segments = ELFFile(io.BytesIO(elf)).iter_segments("PT_LOAD")
-    return sorted((s["p_paddr"], s.data()) for s in segments if s["p_filesz"] > 0)
-
-
-def to_hex(elf: bytes) -> bytes:
-    """Return the image as Intel HEX, at its load addresses."""
-    text = io.StringIO()
-    _memory(elf).write_hex_file(text)
-    return text.getvalue().encode("ascii")
-
-
-def to_bin(elf: bytes) -> bytes:
-    """Return the image as the bytes from its first load address to its last; gaps read 0xFF, as erased flash does."""
-    return bytes(_memory(elf).tobinstr())
-
-
-def _memory(elf: bytes) -> IntelHex:
-    memory = IntelHex()
-    for address, content in _loaded(elf):
-        memory.puts(address, content)
-    return memory

@@ -95,10 +95,10 @@ def test_two_checkouts_build_the_same_bytes(toolchain: str, tmp_path: Path) -> N
     assert not [path for path, content in one.items() if str(tmp_path).encode() in content]
 
 
-def built_folder(out: Path) -> pipeline.Built:
-    """What `mcugen build` writes of a small model for a NUCLEO-F446RE."""
-    require("gcc", ladder.NUCLEO)
-    found = layout()
+def built_folder(out: Path, board: str = "nucleo") -> pipeline.Built:
+    """What `mcugen build` writes of a small model for a board."""
+    found = ladder.laid_out(SHAPE, 12, board=board)
+    require("gcc", found.board)
     model = found.graph.model
     source = sources.Source(model.name, None, model, found.tokenizer)
     return pipeline.build_folder(source, model, found, out, toolchain="gcc", command=ladder.COMMAND, tokens=0)

@@ -25,6 +25,7 @@ from tools import missing
 from mcugen import __version__, integers, pipeline, sources, toolchain
 from mcugen import ladder as rungs
 from mcugen import layout as layouts
+from mcugen.boards import board_names
 from mcugen.checkpoints import write_checkpoint
 from mcugen.cli import main, mcugen
 from mcugen.emulate import unicorn_machine
@@ -33,6 +34,7 @@ from mcugen.generate import generate, prompt_tokens
 from mcugen.ir import Config, Project
 from mcugen.project import MARKER
 from mcugen.quantized_file import load_quantized
+from mcugen.resources import data_dir
 from mcugen.sampler import make_sampler
 from mcugen.tokenizer import decode, read_tokenizer, write_tokenizer
 
@@ -960,12 +962,8 @@ def test_boards(files: Files) -> None:
 
 # ---------------------------------------------------------------- errors
 
-BOARDS = [
-    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f401re",
-    "nucleo-f446re", "nucleo-g474re", "nucleo-h563zi", "nucleo-h743zi2", "nucleo-l476rg", "nucleo-u575zi-q",
-    "qemu-virt-rv32",
-]  # fmt: skip
-KNOWN = ", ".join(sorted([*BOARDS, "nucleo", "rv32"]))
+BOARDS = sorted(path.stem for path in data_dir("boards").iterdir())
+KNOWN = ", ".join(board_names())
 USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\n\nError: {1}\n"
 
 

@@ -6,7 +6,9 @@
 #define TINY_H
 
 #include <stdint.h>
-
+#ifdef __cplusplus
+extern "C" {
+#endif
 #include "generate.h"
 
 enum {
@@ -38,5 +40,9 @@ extern const mg_model_t tiny_model;
 
 /* All working memory, KV ring included; open to debuggers and verification. */
 extern uint32_t tiny_arena[TINY_ARENA_BYTES / 4];
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
