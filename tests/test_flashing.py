@@ -84,10 +84,6 @@ def with_ways(image: Image, **ways: dict[str, str | int]) -> Image:
     return dataclasses.replace(image, board=dataclasses.replace(image.board, flashing=tuple(ways.items())))
 
 
-def said(error: McugenError) -> str:
-    return str(error)
-
-
 # ---------------------------------------------------------------- the commands
 
 
@@ -419,6 +415,15 @@ def test_what_lies_in_a_further_memory_has_its_place(folder: Path, monkeypatch: 
     main = Memory("main", MemoryRegion(0x20000000, 2**17), frozenset({"data"}))
     with_map(monkeypatch, ram=MemoryRegion(0x30000000, 1024), memories=(main,))
     assert open_image(folder).size > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [board.name for board in list_boards() if board.flashing])
+def test_what_is_built_for_a_board_suits_its_memory_map(name: str, tmp_path: Path) -> None:
+    built_folder(tmp_path / "out", name)
+    image = open_image(tmp_path / "out")
+    assert 0 < image.size <= (tmp_path / "out" / "firmware.bin").stat().st_size
+    assert len(ways(image)) == len(image.board.flashing)
 
 
 def changed(folder: Path, tmp_path: Path, **info: object) -> Path:
