@@ -35,6 +35,7 @@ PORTS = {name: f"ports/{load_board(name).port}/port.c" for name in BOARDS}
 TOOLCHAINS = [pytest.param("zig"), pytest.param("gcc", marks=pytest.mark.slow)]
 SMALL = Config(16, 12, 2, 4, 2, 300, 8, False)  # 300 pieces: prompts of any bytes
 CONTEXT = 6
+INSTRUCTIONS = 5_000_000  # more than any wait here takes: a port that hangs is found soon
 
 every_board = pytest.mark.parametrize("name", BOARDS)
 every_toolchain = pytest.mark.parametrize("toolchain", TOOLCHAINS)
@@ -55,6 +56,7 @@ def machine(image: Firmware) -> UnicornMachine:
     ladder.require_unicorn()
     opened = open_machine(image)
     assert isinstance(opened, UnicornMachine)
+    opened._limit = INSTRUCTIONS
     return opened
 
 
@@ -81,6 +83,17 @@ def stuck(
 def test_the_board_talks_at_its_clock(name: str, toolchain: str) -> None:
     board = load_board(name)
     assert b"".join(machine(firmware(name, MAIN, toolchain)).console(b"hi\xff.")) == b"%dhi\xff" % board.clock_hz
+
+
+# Says what a variable holds before main.
+INITIALISED = MAIN.replace(b"int main(void);", b"int main(void);\nvolatile uint32_t initialised = 1234567u;", 1).replace(
+    b"mg_port_clock_hz()", b"initialised", 1
+)
+
+
+@every_board
+def test_variables_have_their_initial_values(name: str) -> None:
+    assert b"".join(machine(firmware(name, INITIALISED)).console(b".")) == b"1234567"
 
 
 @every_board
