@@ -86,9 +86,9 @@ def test_the_board_talks_at_its_clock(name: str, toolchain: str) -> None:
 
 
 # Says what a variable holds before main.
-INITIALISED = MAIN.replace(b"int main(void);", b"int main(void);\nvolatile uint32_t initialised = 1234567u;", 1).replace(
-    b"mg_port_clock_hz()", b"initialised", 1
-)
+INITIALISED = MAIN.replace(
+    b"int main(void);", b"int main(void);\nvolatile uint32_t initialised = 1234567u;", 1
+).replace(b"mg_port_clock_hz()", b"initialised", 1)
 
 
 @every_board
@@ -228,6 +228,20 @@ def test_a_flag_that_never_comes_leaves_a_teensy_on_its_crystal(flag: str, monke
     stuck(monkeypatch, "teensy41", lambda address, value: value & ~cleared | held if address == where else value)
     board = machine(firmware("teensy41", MAIN))
     assert b"".join(board.console(b"still here.")) == b"24000000still here"
+    assert board._registers.read(0x400FC014, 4) & 1 << 25  # CBCDR: PERIPH_CLK_SEL
+
+
+def test_a_switch_to_the_pll_that_does_not_happen_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried_pll = False
+
+    def busy_from_then_on(address: int, value: int) -> int:
+        nonlocal tried_pll
+        tried_pll |= address == 0x400D8000  # PLL_ARM
+        return value | 1 << 5 if address == 0x400FC048 and tried_pll else value  # CDHIPR: PERIPH_CLK_SEL_BUSY
+
+    stuck(monkeypatch, "teensy41", busy_from_then_on)
+    board = machine(firmware("teensy41", MAIN))
+    assert b"".join(board.console(b".")) == b"24000000"
     assert board._registers.read(0x400FC014, 4) & 1 << 25  # CBCDR: PERIPH_CLK_SEL
 
 
