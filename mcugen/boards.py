@@ -354,6 +354,8 @@ class _Reader:
         for key in ("flash", "ram"):
             origin, size = self._value(f"{key}.origin"), self._value(f"{key}.size")
             shown[key] = f"{size} at {origin:#010x} ({self._value(f'{key}.source')})"
+        if "data_origin" in self._table["flash"]:
+            shown["flash as data"] = f"at {self._value('flash.data_origin'):#010x}"
         shown["stack"] = f"{self._value('stack.size')} ({self._value('stack.source')})"
         for name, memory in self._table.get("memories", {}).items():
             shown[name] = f"{memory['size']} at {memory['origin']:#010x} ({memory['source']})"

@@ -138,17 +138,8 @@ def test_help_says_what_a_command_does_and_what_each_option_means(name: str, com
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     text = done("--help")
     assert sorted(mcugen.commands) == [
-        "bench",
-        "boards",
-        "build",
-        "eval",
-        "flash",
-        "monitor",
-        "plan",
-        "quantize",
-        "run",
-        "verify",
-    ]
+        "bench", "boards", "build", "eval", "export", "flash", "matrix", "monitor", "plan", "quantize", "run", "verify",
+    ]  # fmt: skip
     assert "Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch" in " ".join(text.split())
 
 
@@ -295,6 +286,49 @@ def test_build_writes_nothing_where_the_firmware_differs(files: Files, monkeypat
         "  try:   compare swiglu_s16 with its numpy twin: pytest tests/test_kernels.py -k swiglu_s16\n"
     )
     assert os.listdir() == []
+
+
+def test_export_writes_a_verified_library_and_says_how_it_was_made(files: Files) -> None:
+    ladder.require("gcc", ladder.HOST)
+    arguments = ("export", "--as", "zephyr", *files.named, "--board", "host", "--context", 6, "--verify-tokens", 5)
+    facts = json.loads(done(*arguments, "--json"))
+    folder = Path("build/tiny-host-zephyr")
+    assert facts["out"] == str(folder) and facts["verification"]["passed"]
+    info = json.loads((folder / MARKER).read_text())
+    assert info["command"] == (
+        "mcugen export --as zephyr tiny.bin --tokenizer tiny-tokenizer.bin --board host --context 6"
+    )
+    assert (info["ecosystem"], info["board"], info["context"]) == ("zephyr", "host", 6)
+    written = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert info["files"] == {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in sorted(written.items())
+        if name != MARKER
+    }
+    assert {"zephyr/module.yml", "src/tiny.c", "memory.txt", "verification.txt", "README.md", "LICENSE"} <= set(
+        written
+    )
+    assert "what was proved of this very C" in written["README.md"].read_text()
+    printed = done("export", "--as", "cmake", *files.named, "--board", "host", "--verify-tokens", 0, "--out", folder)
+    assert printed == (f"tiny for host as a static library for CMake: {folder}\nnot verified (--verify-tokens 0)\n")
+    assert (folder / "CMakeLists.txt").exists() and not (folder / "zephyr").exists()
+    assert not (folder / "verification.txt").exists()
+    assert "verification.txt" not in (folder / "README.md").read_text()
+
+
+def test_export_writes_nothing_where_the_firmware_differs(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    ladder.require("gcc", ladder.HOST)
+    plant(monkeypatch, *FAULT)
+    result = cli("export", "--as", "cmake", *files.named, "--out", "out", "--verify-tokens", 5)
+    assert (result.exit_code, result.stdout, os.listdir()) == (6, "", [])
+
+
+def test_export_refuses_a_core_before_anything_is_compiled(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "_run", lambda *_: pytest.fail("compiled for a core that is refused"))
+    result = cli("export", "--as", "esp-idf", *files.named)
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
+        2, "Error: esp-idf does not compile for nucleo-f446re, a cortex-m4",
+    )  # fmt: skip
 
 
 def test_build_keeps_an_earlier_result_where_it_fails(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
