@@ -25,7 +25,7 @@ class Chip:
     rp2040: Any
     output: bytearray
 
-    def run(self, typed: bytes, answers: int, cycles: int = 50_000_000) -> bytes:
+    def run(self, typed: bytes, answers: int, cycles: int = 15_000_000) -> bytes:
         """Type until UART0 has sent so many ends of answers, or for so many cycles; return all that it has sent."""
         simulator = Simulator(rp2040=self.rp2040)
         simulator.stopped = False
