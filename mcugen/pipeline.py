@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from mcugen import __version__
@@ -19,37 +20,43 @@ from mcugen.emulate import host_console
 from mcugen.emulate.machines import open_machine
 from mcugen.errors import UsageError
 from mcugen.evaluate import Evaluation, GreedyAgreement, clean_text, evaluate, greedy_agreement
+from mcugen.export import check_export, export_library, library_of
 from mcugen.images import to_bin, to_hex, to_uf2
 from mcugen.ir import Firmware, Graph, Model, Project, QuantizedModel
 from mcugen.ladder import Ladder, Rungs, climb, ladder_text
 from mcugen.layer_errors import LayerErrors, OpError
-from mcugen.layout import Layout, compile_project, make_project, plan_facts, plan_text
+from mcugen.layout import Layout, compile_project, make_project, plan_facts, plan_text, provenance
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
 from mcugen.reference import Floats
-from mcugen.rendering import LONGEST_PROMPT
+from mcugen.rendering import LONGEST_PROMPT, build_id
 from mcugen.sampler import Sampler
 from mcugen.sources import Progress, Source, read_text, silent
 from mcugen.stream import SinksTried, Streamed, best_sinks, cut_streams, stream, try_sinks
 from mcugen.tokenizer import encode
 
+# What computes or writes a byte of a build; the compiler has a place of its own.
+_PACKAGES = ("intelhex", "jinja2", "numpy", "pyelftools", "safetensors")
 GREEDY_TOKENS = 200  # of the greedy runs that quality is measured on
 
 
-def _check_prompt(prompt: bytes) -> None:
-    """Raise UsageError where a prompt, typed at the console, would not arrive as it is."""
+def check_prompt(prompt: bytes, where: str, commands: bool = False) -> None:
+    """Raise UsageError where a prompt, typed at the console, would not arrive as it is.
+
+    commands: whether lines that begin with # are meant to steer the console.
+    """
     if len(prompt) > LONGEST_PROMPT:
         what = f"has {len(prompt)} bytes; the console's line holds {LONGEST_PROMPT}"
         hint = f"leave out {len(prompt) - LONGEST_PROMPT} bytes"
     elif b"\n" in prompt or b"\r" in prompt:
         what, hint = "has more than one line", "type one line at a time: standard input takes many prompts"
-    elif prompt.startswith(b"#"):
+    elif prompt.startswith(b"#") and not commands:
         what, hint = "begins with #, as the console's commands do", "put a space in front of it"
     elif b"\x08" in prompt or b"\x7f" in prompt:
         what, hint = "holds a backspace, which the console would obey", "leave it out"
     else:
         return
-    raise UsageError(f"the prompt {what}", where="run", hint=hint)
+    raise UsageError(f"the prompt {what}", where=where, hint=hint)
 
 
 def run_prompt(
@@ -60,7 +67,7 @@ def run_prompt(
     The firmware runs in the emulator, or on this computer where the board is the host. Raises UsageError for a
     prompt that the console cannot take.
     """
-    _check_prompt(prompt)
+    check_prompt(prompt, "run")
     typed = f"#tokens {max_tokens}\n{sampler_line(sampler)}\n".encode() + prompt + b"\n"
     if layout.board.core == "host":
         stream = host_console.console(firmware, typed)
@@ -126,7 +133,7 @@ def build_folder(
         files["verification.json"] = json_bytes(ladder.to_json())
         files["verification.txt"] = ladder_text(ladder).encode()
     files |= {} if more is None else more(project, firmware, ladder)
-    files[MARKER] = json_bytes(build_facts(layout, firmware, command, files))
+    files[MARKER] = json_bytes(build_facts(layout, project, firmware, command, files))
     write_folder(files, out, executables=("application",))
     return Built(out, layout, firmware, ladder)
 
@@ -136,10 +143,13 @@ def json_bytes(value: Mapping[str, object]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def build_facts(layout: Layout, firmware: Firmware, command: str, files: Mapping[str, bytes]) -> dict[str, object]:
-    """Versions, hashes and sizes: what is needed to make the same bytes again."""
+def build_facts(
+    layout: Layout, project: Project, firmware: Firmware, command: str, files: Mapping[str, bytes]
+) -> dict[str, object]:
+    """Versions, flags, hashes and sizes: what is needed to make the same bytes again."""
     return {
         "mcugen": __version__,
+        "build_id": build_id(project.files),
         "command": command,
         "model": layout.graph.model.name,
         "recipe": layout.graph.model.recipe,
@@ -147,6 +157,8 @@ def build_facts(layout: Layout, firmware: Firmware, command: str, files: Mapping
         "board": layout.board.name,
         "board_sha256": layout.board.sha256,
         "toolchain": firmware.toolchain,
+        "flags": {use: list(flags) for use, flags in firmware.flags.items()},
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
         "context": layout.graph.context,
         "flash_bytes": firmware.flash_bytes,
         "static_bytes": firmware.static_bytes,
@@ -154,6 +166,54 @@ def build_facts(layout: Layout, firmware: Firmware, command: str, files: Mapping
         "sections": dict(firmware.sections),
         "files": {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())},
     }
+
+
+def export_folder(
+    layout: Layout,
+    ecosystem: str,
+    out: Path,
+    *,
+    toolchain: str,
+    command: str,
+    tokens: int,
+    progress: Progress = silent,
+) -> Ladder | None:
+    """Write the library of a layout for another build system (mcugen.export) as one folder.
+
+    The same C is verified as firmware over `tokens` tokens first (0: not at all); returns what was proved. Raises
+    UsageError where the ecosystem cannot take it, MismatchError, with nothing written, where the firmware differs
+    from the simulator.
+    """
+    check_replaceable(out)
+    check_export(layout.name, layout.board, ecosystem)
+    project = make_project(layout, command)
+    ladder = None
+    if tokens:
+        firmware = None if layout.board.core == "host" else compile_project(project, toolchain, progress)
+        ladder = climb(layout, firmware, tokens, command, toolchain=toolchain, progress=progress)
+        ladder.raise_for_difference()
+    made = provenance(layout, command)
+    library = library_of(project, layout.graph.family, layout.plan.arena_bytes, made)
+    files = export_library(library, ecosystem, verified=ladder is not None)
+    files["memory.txt"] = plan_text(layout).encode()
+    if ladder is not None:
+        files["verification.txt"] = ladder_text(ladder).encode()
+    files[MARKER] = json_bytes(
+        {
+            "mcugen": __version__,
+            "command": command,
+            "ecosystem": ecosystem,
+            "model": layout.graph.model.name,
+            "recipe": layout.graph.model.recipe,
+            "checkpoint_sha256": layout.graph.model.sha256,
+            "board": layout.board.name,
+            "board_sha256": layout.board.sha256,
+            "context": layout.graph.context,
+            "files": {path: hashlib.sha256(content).hexdigest() for path, content in sorted(files.items())},
+        }
+    )
+    write_folder(files, out)
+    return ladder
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from tools import missing
 from mcugen import __version__, integers, pipeline, sources, toolchain
 from mcugen import ladder as rungs
 from mcugen import layout as layouts
+from mcugen.boards import board_names
 from mcugen.checkpoints import write_checkpoint
 from mcugen.cli import main, mcugen
 from mcugen.emulate import unicorn_machine
@@ -33,6 +34,7 @@ from mcugen.generate import generate, prompt_tokens
 from mcugen.ir import Config, Project
 from mcugen.project import MARKER
 from mcugen.quantized_file import load_quantized
+from mcugen.resources import data_dir
 from mcugen.sampler import make_sampler
 from mcugen.tokenizer import decode, read_tokenizer, write_tokenizer
 
@@ -135,7 +137,9 @@ def test_help_says_what_a_command_does_and_what_each_option_means(name: str, com
 
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     text = done("--help")
-    assert sorted(mcugen.commands) == ["bench", "boards", "build", "eval", "plan", "quantize", "run", "verify"]
+    assert sorted(mcugen.commands) == [
+        "bench", "boards", "build", "eval", "export", "flash", "matrix", "monitor", "plan", "quantize", "run", "verify",
+    ]  # fmt: skip
     assert "Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch" in " ".join(text.split())
 
 
@@ -155,14 +159,14 @@ def test_build_writes_the_whole_folder(files: Files) -> None:
     assert str(out) in text
     assert "instructions per token, positions 0 to 29: " in text
     assert sorted(path.name for path in out.iterdir()) == [
-        "Makefile", "README.md", "app", MARKER, "firmware.bin", "firmware.elf", "firmware.hex", "kernels", "linker.ld",
-        "main.c", "memory.json", "memory.txt", "model.safetensors", "ports", "runtime", "tiny.c", "tiny.h",
+        "Makefile", "README.md", "app", MARKER, "build_id.h", "firmware.bin", "firmware.elf", "firmware.hex", "kernels",
+        "linker.ld", "main.c", "memory.json", "memory.txt", "model.safetensors", "ports", "runtime", "tiny.c", "tiny.h",
         "tiny_vocabulary.c", "tiny_weights.c", "tiny_weights.h", "verification.json", "verification.txt",
     ]  # fmt: skip
     facts = json.loads((out / MARKER).read_text())
     assert sorted(facts) == [
-        "board", "board_sha256", "checkpoint_sha256", "command", "context", "files", "flash_bytes", "mcugen", "model",
-        "recipe", "sections", "stack_bytes", "static_bytes", "toolchain",
+        "board", "board_sha256", "build_id", "checkpoint_sha256", "command", "context", "files", "flags", "flash_bytes",
+        "mcugen", "model", "packages", "recipe", "sections", "stack_bytes", "static_bytes", "toolchain",
     ]  # fmt: skip
     for path, digest in facts["files"].items():
         assert hashlib.sha256((out / path).read_bytes()).hexdigest() == digest
@@ -282,6 +286,49 @@ def test_build_writes_nothing_where_the_firmware_differs(files: Files, monkeypat
         "  try:   compare swiglu_s16 with its numpy twin: pytest tests/test_kernels.py -k swiglu_s16\n"
     )
     assert os.listdir() == []
+
+
+def test_export_writes_a_verified_library_and_says_how_it_was_made(files: Files) -> None:
+    ladder.require("gcc", ladder.HOST)
+    arguments = ("export", "--as", "zephyr", *files.named, "--board", "host", "--context", 6, "--verify-tokens", 5)
+    facts = json.loads(done(*arguments, "--json"))
+    folder = Path("build/tiny-host-zephyr")
+    assert facts["out"] == str(folder) and facts["verification"]["passed"]
+    info = json.loads((folder / MARKER).read_text())
+    assert info["command"] == (
+        "mcugen export --as zephyr tiny.bin --tokenizer tiny-tokenizer.bin --board host --context 6"
+    )
+    assert (info["ecosystem"], info["board"], info["context"]) == ("zephyr", "host", 6)
+    written = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert info["files"] == {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in sorted(written.items())
+        if name != MARKER
+    }
+    assert {"zephyr/module.yml", "src/tiny.c", "memory.txt", "verification.txt", "README.md", "LICENSE"} <= set(
+        written
+    )
+    assert "what was proved of this very C" in written["README.md"].read_text()
+    printed = done("export", "--as", "cmake", *files.named, "--board", "host", "--verify-tokens", 0, "--out", folder)
+    assert printed == (f"tiny for host as a static library for CMake: {folder}\nnot verified (--verify-tokens 0)\n")
+    assert (folder / "CMakeLists.txt").exists() and not (folder / "zephyr").exists()
+    assert not (folder / "verification.txt").exists()
+    assert "verification.txt" not in (folder / "README.md").read_text()
+
+
+def test_export_writes_nothing_where_the_firmware_differs(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    ladder.require("gcc", ladder.HOST)
+    plant(monkeypatch, *FAULT)
+    result = cli("export", "--as", "cmake", *files.named, "--out", "out", "--verify-tokens", 5)
+    assert (result.exit_code, result.stdout, os.listdir()) == (6, "", [])
+
+
+def test_export_refuses_a_core_before_anything_is_compiled(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "_run", lambda *_: pytest.fail("compiled for a core that is refused"))
+    result = cli("export", "--as", "esp-idf", *files.named)
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
+        2, "Error: esp-idf does not compile for nucleo-f446re, a cortex-m4",
+    )  # fmt: skip
 
 
 def test_build_keeps_an_earlier_result_where_it_fails(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -949,11 +996,8 @@ def test_boards(files: Files) -> None:
 
 # ---------------------------------------------------------------- errors
 
-BOARDS = [
-    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f446re",
-    "qemu-virt-rv32",
-]  # fmt: skip
-KNOWN = ", ".join(sorted([*BOARDS, "nucleo", "rv32"]))
+BOARDS = sorted(path.stem for path in data_dir("boards").iterdir())
+KNOWN = ", ".join(board_names())
 USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\n\nError: {1}\n"
 
 
@@ -1089,7 +1133,7 @@ def test_what_does_not_fit_says_which_context_does(files: Files) -> None:
             f"({wanted['stack']:,} B) and runtime ({wanted['statics']:,} B) need {wanted['used']:,} B of RAM; "
             f"small has {needed + 3:,} B\n"
             f"  where: memory plan, peak at {peak}\n"
-            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f446re\n",
+            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f401re\n",
             command, *files.named, "--board", "small.toml", "--context", 12,
         )  # fmt: skip
     assert os.listdir() == ["small.toml"]

@@ -57,6 +57,7 @@ def test_the_wheel_holds_what_mcugen_needs(wheel: Path) -> None:
     package = {f"mcugen/{path}" for path in files_below(ROOT / "mcugen")}
     data = {f"mcugen/_data/{name}/{path}" for name in FOLDERS for path in files_below(ROOT / name)}
     rest = {path for path in found if path.startswith("mcugen-")}
+    data.add("mcugen/_data/LICENSE")
     assert set(found) - rest == package | data
     assert {"mcugen/py.typed", "mcugen/emulate/profile_hook.c"} <= package
     assert bundled_models() == ("home", "tales")

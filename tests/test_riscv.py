@@ -248,7 +248,7 @@ def test_another_port_is_refused(probe: Firmware) -> None:
     assert str(caught.value) == (
         "there is no model of port stm32f4 on cortex-m4\n"
         "  where: emulating nucleo-f446re\n"
-        "  try:   choose a board with port virt, or the host"
+        "  try:   choose a board with port esp32c3 or virt, or the host"
     )
 
 

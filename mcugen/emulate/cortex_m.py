@@ -11,15 +11,23 @@ try:
 except ImportError:  # an optional dependency; UnicornMachine says what to install
     unicorn = None
 
+from mcugen.emulate.imxrt1062 import Imxrt1062
 from mcugen.emulate.mps2 import Mps2
+from mcugen.emulate.nrf5 import Nrf5
 from mcugen.emulate.profile_hook import CODE_THUMB
 from mcugen.emulate.registers import Registers
 from mcugen.emulate.rp2 import Rp2
 from mcugen.emulate.stm32f4 import Stm32f4
+from mcugen.emulate.stm32g4 import Stm32g4
+from mcugen.emulate.stm32h5 import Stm32h5
+from mcugen.emulate.stm32h7 import Stm32h7
+from mcugen.emulate.stm32l4 import Stm32l4
+from mcugen.emulate.stm32u5 import Stm32u5
 from mcugen.emulate.unicorn_machine import InstructionSet, UnicornMachine, check_model
 from mcugen.ir import Board
 
 _CPU_MODELS = {
+    "cortex-m0": "UC_CPU_ARM_CORTEX_M0",
     "cortex-m0plus": "UC_CPU_ARM_CORTEX_M0",
     "cortex-m3": "UC_CPU_ARM_CORTEX_M3",
     "cortex-m4": "UC_CPU_ARM_CORTEX_M4",
@@ -29,7 +37,14 @@ _CPU_MODELS = {
 # The registers of a port, from the board and what its cycle counter shows.
 REGISTERS: Mapping[str, Callable[[Board, Callable[[], int]], Registers]] = {
     "stm32f4": Stm32f4,
+    "stm32g4": Stm32g4,
+    "stm32h5": Stm32h5,
+    "stm32h7": Stm32h7,
+    "stm32l4": Stm32l4,
+    "stm32u5": Stm32u5,
     "mps2": Mps2,
+    "nrf5": Nrf5,
+    "imxrt1062": Imxrt1062,
     "rp2": Rp2,
 }
 # QEMU's exception numbers, target/arm/cpu.h

@@ -114,6 +114,8 @@ class UnicornMachine(abc.ABC):
         self._state = ProfileState()
         self._flash = _Memory(board.flash)
         self._ram = _Memory(board.ram)
+        data = board.flash_data
+        self._flash_data = None if data is None else self._flash.at(MemoryRegion(data, board.flash.size))
         self._observer: Callable[[int], None] | None = None
         self._at_console = False
         self._fault: FirmwareFault | None = None
@@ -273,7 +275,11 @@ class UnicornMachine(abc.ABC):
                 )
             self._flash.write(segment.address, segment.data)
         self._uc = self._engine()
-        self._flash.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        if self._flash_data is None:
+            self._flash.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        else:  # the bus of code reads no bytes: what it is asked for is a fault
+            self._flash.map_into(self._uc, unicorn.UC_PROT_EXEC)
+            self._flash_data.map_into(self._uc, unicorn.UC_PROT_READ)
         self._ram.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
         self._registers = self._peripherals()
         for page in self._registers.pages:
@@ -421,6 +427,8 @@ class UnicornMachine(abc.ABC):
             size_text = f"{self._stack_top - self._stack_bottom:,} B"
             what = f"overflows its stack of {size_text}: {access}, {below:,} B below it"
             return self._error("stack-overflow", what, pc, address)
+        if kind == unicorn.UC_MEM_READ_PROT:
+            return self._error("unmapped", f"{access}, where only code is", pc, address)
         if self._is_peripheral(address):
             return self._error("register", f"{access}: no register that the port uses", pc, address)
         return self._error("unmapped", f"{access}, where no memory is", pc, address)
@@ -447,8 +455,8 @@ class UnicornMachine(abc.ABC):
         return f"{address:#010x} ({self._names.name(address)})" if owner else f"{address:#010x}"
 
     def _memory(self, address: int, size: int) -> _Memory:
-        for memory in (self._ram, self._flash):
-            if memory.holds(address, size):
+        for memory in (self._ram, self._flash, self._flash_data):
+            if memory is not None and memory.holds(address, size):
                 return memory
         raise InternalError(f"{size} B at {address:#010x} are neither RAM nor flash", where=self.title)
 
@@ -517,10 +525,14 @@ class _SecondCore:
 class _Memory:
     """A region of the board, as an array that the engine and Python share."""
 
-    def __init__(self, region: MemoryRegion) -> None:
+    def __init__(self, region: MemoryRegion, shared: ctypes.Array[ctypes.c_uint8] | None = None) -> None:
         self._region = region
-        self._bytes = (ctypes.c_uint8 * region.size)()
+        self._bytes = (ctypes.c_uint8 * region.size)() if shared is None else shared
         self._view = memoryview(self._bytes).cast("B")
+
+    def at(self, region: MemoryRegion) -> _Memory:
+        """The same bytes at other addresses."""
+        return _Memory(region, self._bytes)
 
     def pointer(self) -> int:
         return ctypes.addressof(self._bytes)
