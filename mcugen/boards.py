@@ -29,7 +29,7 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "stack": ("size", "source"),
 }
 _ENTRY_TABLES = ("port_defines", "facts")  # any key; each entry has a value and a source
-_OPTIONAL = ("memories", "flashing", "core.count", "flash.xip")
+_OPTIONAL = ("memories", "flashing", "core.count", "flash.xip", "flash.data_origin")
 _MEMORY = ("origin", "size", "holds", "source")  # of each entry of "memories"
 _HOLDS = ("code", "data")
 _FLASHING: Mapping[str, tuple[str, ...]] = {  # tool -> what it has to know, in an entry of "flashing"
@@ -46,7 +46,7 @@ _DEFINE_UNITS = {**_SIZE_UNITS, **_RATE_UNITS, "baud": 1}
 _ADDRESS_SPACE = 2**32  # bytes
 _MOST_CORES = 2
 _ADDRESS_HINT = "it must be a 32-bit address, as in 0x08000000"
-_SHARED_PORTS = {"freestanding"} | {core.family for core in CORES.values()}
+_SHARED_PORTS = {"freestanding", "stm32"} | {core.family for core in CORES.values()}
 _STACK_ALIGNMENT = 8  # bytes; AAPCS, section "The Stack"
 
 
@@ -57,11 +57,10 @@ def load_board(name_or_path: str) -> Board:
     """
     if name_or_path.endswith(".toml"):
         return _read(Path(name_or_path), shown=name_or_path)[0]
-    shipped = _shipped()
-    for board, aliases in shipped:
+    for board, aliases in _shipped():
         if name_or_path == board.name or name_or_path in aliases:
             return board
-    names = sorted(name for board, aliases in shipped for name in (board.name, *aliases))
+    names = board_names()
     close = difflib.get_close_matches(name_or_path, names, n=2)
     raise UsageError(
         f"there is no board {name_or_path!r}; mcugen knows {', '.join(names)}",
@@ -70,14 +69,28 @@ def load_board(name_or_path: str) -> Board:
     )
 
 
+def board_text(name_or_path: str) -> str:
+    """Return the file of a board, found as load_board finds it, as it is written. Raises what load_board does."""
+    board = load_board(name_or_path)
+    own = name_or_path.endswith(".toml")
+    path = Path(name_or_path) if own else data_dir("boards") / f"{board.name}.toml"
+    return path.read_text(encoding="utf-8")
+
+
 def list_boards() -> tuple[Board, ...]:
     """Return the boards that ship with mcugen, by name."""
     return tuple(board for board, _ in _shipped())
 
 
+def board_names() -> list[str]:
+    """Return the names and aliases of those boards, sorted."""
+    return sorted(name for board, aliases in _shipped() for name in (board.name, *aliases))
+
+
 def _shipped() -> list[tuple[Board, tuple[str, ...]]]:
-    """Return (board, aliases) of each shipped file, sorted by file name."""
-    return [_read(path, shown=f"boards/{path.name}") for path in sorted(data_dir("boards").glob("*.toml"))]
+    """Return (board, aliases) of each shipped file, by name."""
+    paths = sorted(data_dir("boards").glob("*.toml"), key=lambda path: path.stem)
+    return [_read(path, shown=f"boards/{path.name}") for path in paths]
 
 
 # ---------------------------------------------------------------- one file
@@ -100,20 +113,25 @@ def _read(path: Path, shown: str) -> tuple[Board, tuple[str, ...]]:
             where=shown,
             hint="correct that line; boards/nucleo-f446re.toml is an example",
         ) from error
-    return _Reader(shown, table).board(hashlib.sha256(content).hexdigest())
+    return _Reader(shown, table, path.parent).board(hashlib.sha256(content).hexdigest())
 
 
 class _Reader:
-    """Takes checked values out of one parsed file; every error names the file, the key and what is allowed."""
+    """Takes checked values out of one parsed file; every error names the file, the key and what is allowed.
 
-    def __init__(self, file: str, table: dict[str, Any]) -> None:
+    folder: where the file is, and a port of the user's own is looked for.
+    """
+
+    def __init__(self, file: str, table: dict[str, Any], folder: Path) -> None:
         self._file = file
         self._table = table
+        self._folder = folder
 
     def board(self, sha256: str) -> tuple[Board, tuple[str, ...]]:
         self._check_keys()
         core = self._one_of("core.name", tuple(CORES))
         clock_hz = self._quantity("clock.rate", _RATE_UNITS)
+        port, own_port = self._port()
         board = Board(
             name=self._text("name"),
             title=self._text("title"),
@@ -124,7 +142,7 @@ class _Reader:
             ram=self._region("ram"),
             stack_bytes=self._quantity("stack.size", _SIZE_UNITS),
             headroom=self._percent("headroom"),
-            port=self._one_of("port", _ports()),
+            port=port,
             port_defines=tuple(sorted({"MG_CLOCK_HZ": clock_hz, **self._port_defines()}.items())),
             sha256=sha256,
             facts=self._facts(),
@@ -132,11 +150,19 @@ class _Reader:
             xip=self._flag("flash.xip"),
             memories=self._memories(),
             flashing=self._flashing(),
+            flash_data=self._flash_data(),
+            own_port=own_port,
         )
         self._check_memory(board)
         if (board.core == "host") != (board.port == "host"):
             self._fail(
                 "port", f"{board.port!r} does not start a {board.core}", 'core "host" and port "host" go together'
+            )
+        if board.cores > 1 and not (data_dir("firmware") / "ports" / board.port / "second_core.c").exists():
+            self._fail(
+                "core.count",
+                f"is {board.cores}, and port {board.port!r} starts one core",
+                "leave it out, or write the port's second_core.c (ports/second_core.h has the contract)",
             )
         return board, tuple(self._names("aliases", None))
 
@@ -191,11 +217,31 @@ class _Reader:
             self._fail(key, f"is {value!r}", "it must be a text that is not empty")
         return value
 
-    def _one_of(self, key: str, allowed: tuple[str, ...]) -> str:
+    def _one_of(self, key: str, allowed: tuple[str, ...], or_else: str = "") -> str:
         value = self._text(key)
         if value not in allowed:
-            self._fail(key, f"is {value!r}", f"it must be one of {', '.join(allowed)}")
+            self._fail(key, f"is {value!r}", f"it must be one of {', '.join(allowed)}{or_else}")
         return value
+
+    def _port(self) -> tuple[str, tuple[tuple[str, bytes], ...]]:
+        """The port's name and, for "./NAME", a folder beside the board file, what is in it."""
+        value = self._text("port")
+        if not value.startswith("./"):
+            return self._one_of("port", _ports(), ', or "./" and a folder beside this file'), ()
+        name = value.removeprefix("./")
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in {*_ports(), *_SHARED_PORTS}:
+            self._fail(
+                "port", f"is {value!r}", "name the folder in small letters and digits, and not as one of mcugen's"
+            )
+        try:
+            files = [(path.name, path.read_bytes()) for path in sorted((self._folder / name).glob("*.[chS]"))]
+        except OSError as error:
+            self._fail("port", f"is {value!r}, which cannot be read: {error.strerror}", "check the folder's files")
+        if not any(file.endswith(".c") for file, _ in files):
+            self._fail(
+                "port", f"is {value!r}, where no .c file is", "firmware/README.md has the four functions of a port"
+            )
+        return name, tuple(files)
 
     def _names(self, key: str, allowed: tuple[str, ...] | None) -> list[str]:
         value = self._value(key)
@@ -275,6 +321,12 @@ class _Reader:
             self._fail(f"{key}.size", f"ends at {origin + size:#x}", "a region must end within 32 bits")
         return MemoryRegion(origin, size)
 
+    def _flash_data(self) -> int | None:
+        origin = self._optional("flash.data_origin", None)
+        if origin is not None and (type(origin) is not int or not 0 <= origin < _ADDRESS_SPACE):
+            self._fail("flash.data_origin", f"is {origin!r}", _ADDRESS_HINT)
+        return origin
+
     def _port_defines(self) -> dict[str, int]:
         for name in self._table["port_defines"]:
             if name == "MG_CLOCK_HZ" or not re.fullmatch(r"MG_[A-Z0-9_]+", name):
@@ -302,6 +354,8 @@ class _Reader:
         for key in ("flash", "ram"):
             origin, size = self._value(f"{key}.origin"), self._value(f"{key}.size")
             shown[key] = f"{size} at {origin:#010x} ({self._value(f'{key}.source')})"
+        if "data_origin" in self._table["flash"]:
+            shown["flash as data"] = f"at {self._value('flash.data_origin'):#010x}"
         shown["stack"] = f"{self._value('stack.size')} ({self._value('stack.source')})"
         for name, memory in self._table.get("memories", {}).items():
             shown[name] = f"{memory['size']} at {memory['origin']:#010x} ({memory['source']})"
@@ -314,6 +368,8 @@ class _Reader:
 
     def _check_memory(self, board: Board) -> None:
         regions = [("flash", board.flash), ("ram", board.ram)]
+        if board.flash_data is not None:
+            regions.append(("flash.data_origin", MemoryRegion(board.flash_data, board.flash.size)))
         regions += [(f"memories.{memory.name}", memory.region) for memory in board.memories]
         for (name, one), (key, other) in itertools.combinations(regions, 2):
             if one.origin < other.origin + other.size and other.origin < one.origin + one.size:

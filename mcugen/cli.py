@@ -9,7 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from mcugen import __version__, pipeline, sources, tokenizer_json
+from mcugen import __version__, flashing, pipeline, sources, tokenizer_json
 from mcugen import bench as benches
 from mcugen.bench_report import bench_sheets, comparison_sheets, gemv_sheets
+from mcugen.board_file import new_board
 from mcugen.boards import list_boards, load_board
-from mcugen.errors import McugenError, UsageError
+from mcugen.console import sampler_line
+from mcugen.errors import McugenError, MismatchError, UsageError
 from mcugen.eval_report import eval_json, eval_sheets, stream_sheets, sweep_json, sweep_sheets
 from mcugen.export import ECOSYSTEMS
 from mcugen.gemv import gemv_bench
 from mcugen.integers import quantize_by_choice, quantize_source
 from mcugen.ir import Board, QuantizedModel
-from mcugen.ladder import Ladder, climb
+from mcugen.ladder import Ladder, climb, climb_board
 from mcugen.layout import MAX_TOKENS, Layout, lay_out, make_firmware, plan_facts, plan_text
+from mcugen.matrix import matrix_json, matrix_sheet, measure_point, points
 from mcugen.microtvm.emitter import find_tvm
 from mcugen.microtvm.layout import lay_out_microtvm
 from mcugen.microtvm.target import build_microtvm_folder, microtvm_sheets, verify_microtvm
@@ -49,6 +52,7 @@ from mcugen.recipes import (
 )
 from mcugen.resources import bundled_models
 from mcugen.sampler import make_sampler
+from mcugen.serial_console import BAUD, open_console
 from mcugen.sheet import Sheet
 from mcugen.sources import Source, adapted, open_source, trim_source
 from mcugen.sweep import sweep as run_sweep
@@ -198,6 +202,21 @@ _sinks = click.option(
     help="First tokens that are remembered for ever, within the context.",
 )
 _toolchain = click.option("--toolchain", default="auto", show_default=True, help="The C compiler: auto, zig or gcc.")
+_sampled = _options(
+    click.option(
+        "--tokens", type=_AT_LEAST_0, default=MAX_TOKENS, show_default=True, metavar="N", help="The longest answer."
+    ),
+    click.option("--temperature", default=0.0, show_default=True, metavar="T", help="0 takes the likeliest token."),
+    click.option("--top-k", default=0, show_default=True, metavar="K", help="Keep the K likeliest tokens; 0: all."),
+    click.option(
+        "--top-p",
+        default=1.0,
+        show_default=True,
+        metavar="P",
+        help="Keep the likeliest tokens that hold this share.",
+    ),
+    click.option("--seed", default=1, show_default=True, metavar="N", help="Of the random numbers."),
+)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 _EPILOG = (
     f"MODEL is a model that ships with mcugen ({', '.join(bundled_models())}; {sources.DEFAULT_MODEL} where none is "
@@ -563,18 +582,29 @@ def _print_ladder(ladder: Ladder | None) -> None:
 @click.option(
     "--tokens", type=_AT_LEAST_1, default=600, show_default=True, metavar="N", help="Greedy tokens to feed."
 )
+@click.option("--port", metavar="PORT", help="Compare the board at this serial port instead; auto finds it.")
 def verify(
     choice: _Choice,
     toolchain: str,
     as_json: bool,
     tokens: int,
+    port: str | None,
 ) -> None:
     """Compare the firmware with the simulator, op by op: exit code 0 where all is equal, 6 where not.
 
     First the C on this computer, with sanitizers; then the ELF that is flashed, in an emulator; then its console.
+    With --port, the console of a real board that runs what `mcugen build` made of the same options: tokens, hashes of
+    their logits, and a sampled text.
     """
+    if port is not None and choice.target != "c":
+        raise UsageError("--port is for --target c", where="--port", hint="leave one of them out")
     with _progress() as progress:
-        if choice.target == "tflm":
+        if port is not None:
+            _, layout, command = _lay_out(choice, progress)
+            baud = dict(layout.board.port_defines).get("MG_UART_BAUD", BAUD)
+            with closing(open_console(None if port == "auto" else port, baud)) as console:
+                ladder = climb_board(layout, console, tokens, command, progress=progress)
+        elif choice.target == "tflm":
             _, tflm, command = _lay_out_tflm(choice, progress)
             ladder = verify_tflm(tflm, tokens, command, toolchain=toolchain, progress=progress)
         elif choice.target == "microtvm":
@@ -591,6 +621,53 @@ def verify(
     else:
         _print_ladder(ladder)
     ladder.raise_for_difference()
+
+
+@mcugen.command(epilog=_EPILOG, short_help="Verify on every board, with every compiler.")
+@_options(_model, _tokenizer)
+@click.option("--board", "names", multiple=True, metavar="BOARD", help="Only this one; may be given several times.")
+@click.option("--toolchain", "compilers", multiple=True, metavar="NAME", help="zig or gcc.  [default: both]")
+@click.option("--context", default=128, show_default=True, metavar="N", help="Tokens remembered, where they fit.")
+@click.option(
+    "--tokens", type=_AT_LEAST_1, default=160, show_default=True, metavar="N", help="Greedy tokens to feed."
+)
+@click.option("--jobs", type=_AT_LEAST_1, metavar="N", help="Processes.  [default: one for each core]")
+@_json
+def matrix(
+    model: Path | None,
+    tokenizer: Path | None,
+    names: tuple[str, ...],
+    compilers: tuple[str, ...],
+    context: int,
+    tokens: int,
+    jobs: int | None,
+    as_json: bool,
+) -> None:
+    """Verify on every board, with every compiler: instructions, bytes and a verdict for each.
+
+    Exit code 6 where any differs or fails.
+    """
+    found = points(model, tokenizer, names, compilers, context, tokens)
+    name = open_source(model, tokenizer).name
+    with _progress() as progress:
+        done = itertools.count(1)
+        progress("boards", 0, len(found))
+        results = run_sweep(
+            found, measure_point, jobs=jobs, completed=lambda _: progress("boards", next(done), len(found))
+        )
+    if as_json:
+        _print_json(matrix_json(results))
+    else:
+        _print_sheets([matrix_sheet(name, results)])
+    failed = [result for result in results if result.error is not None]
+    if failed:
+        first = failed[0]
+        raise MismatchError(
+            f"{len(failed)} of {len(results)} fail, {first.point.board} with {first.point.toolchain} first: "
+            f"{first.error}",
+            where="matrix",
+            hint="mcugen verify with that board and compiler tells more",
+        )
 
 
 @mcugen.command(epilog=_EPILOG, short_help="Count instructions: by position, part, layer and matrix.")
@@ -664,15 +741,7 @@ def _print_sheets(sheets: Iterable[Sheet]) -> None:
 @mcugen.command(epilog=_EPILOG, short_help="Talk to the model on an emulated board.")
 @_options(_laid_out, _toolchain, _json)
 @click.option("--prompt", metavar="TEXT", help="What to type.  [default: every line of standard input]")
-@click.option(
-    "--tokens", type=_AT_LEAST_0, default=MAX_TOKENS, show_default=True, metavar="N", help="The longest answer."
-)
-@click.option("--temperature", default=0.0, show_default=True, metavar="T", help="0 takes the likeliest token.")
-@click.option("--top-k", default=0, show_default=True, metavar="K", help="Keep the K likeliest tokens; 0: all.")
-@click.option(
-    "--top-p", default=1.0, show_default=True, metavar="P", help="Keep the likeliest tokens that hold this share."
-)
-@click.option("--seed", default=1, show_default=True, metavar="N", help="Of the random numbers.")
+@_sampled
 @click.option("--quiet", is_flag=True, help="Print the generated text and nothing else.")
 def run(
     choice: _Choice,
@@ -699,14 +768,9 @@ def run(
         click.echo(f"{layout.graph.model.name} {where}, context {layout.graph.context}", err=True)
     for typed in _prompts(prompt, quiet):
         parts = pipeline.run_prompt(layout, firmware, typed, sampler, tokens)
-        if as_json:
-            text, answer = (content.decode(errors="replace") for content in (typed, b"".join(parts)))
-            facts = {"model": layout.graph.model.name, "board": layout.board.name, "prompt": text}
-            click.echo(json.dumps({**facts, "text": answer.removesuffix("\n")}, sort_keys=True))
-            continue
-        for part in parts:
-            sys.stdout.buffer.write(part)
-            sys.stdout.buffer.flush()
+        text = typed.decode(errors="replace")
+        facts = {"model": layout.graph.model.name, "board": layout.board.name, "prompt": text}
+        _print_answer(parts, facts if as_json else None)
 
 
 def _prompts(prompt: str | None, quiet: bool) -> Iterator[bytes]:
@@ -719,6 +783,94 @@ def _prompts(prompt: str | None, quiet: bool) -> Iterator[bytes]:
     for line in sys.stdin.buffer:
         yield line.rstrip(b"\r\n")
         click.echo("> " if asks else "", nl=False, err=True)
+
+
+@mcugen.command(short_help="Program a real board with what mcugen build wrote.")
+@click.argument("folder", required=False, type=_PATH, metavar="[DIR]")
+@click.option("--board", metavar="BOARD", help="A board's name or file.  [default: what DIR was built for]")
+@click.option("--tool", metavar="TOOL", help="Take this one of the board file's ways alone.")
+@click.option("--drive", type=_PATH, metavar="PATH", help="Where the board's USB drive is mounted.")
+@click.option("--dry-run", is_flag=True, help="Check the image, print the commands, and program nothing.")
+@_json
+def flash(
+    folder: Path | None, board: str | None, tool: str | None, drive: Path | None, dry_run: bool, as_json: bool
+) -> None:
+    """Program a real board with the firmware in DIR, which mcugen build wrote.  [default: build/home-BOARD]
+
+    The image is checked against the board's memory map. Then the ways that the board file states are tried in its
+    order, until one finds the board: a copy to its USB drive, OpenOCD, pyOCD, esptool, or Teensy's loader.
+    """
+    default = Path("build") / f"{sources.DEFAULT_MODEL}-{load_board(board or 'nucleo').name}"
+    image = flashing.open_image(folder or default, board)
+    found = flashing.ways(image, tool, drive)
+    taken = None if dry_run else flashing.flash(image, found)
+    share = _share(image.size, image.board.flash.size)
+    if as_json:
+        _print_json(
+            {
+                "folder": str(image.folder),
+                "board": image.board.name,
+                "build": image.build,
+                "start": f"{image.start:#010x}",
+                "bytes": image.size,
+                "ways": [{"tool": w.tool, "command": list(w.command), "lacks": w.lacks or None} for w in found],
+                "flashed_with": taken.tool if taken else None,
+            }
+        )
+        return
+    click.echo(f"{image.title}, build {image.build}: {share} from {image.start:#010x}")
+    if taken is not None:
+        click.echo(f"flashed with {taken.tool}; now: mcugen monitor")
+        return
+    for way in found:
+        click.echo(f"\n{way.tool}: {way.lacks or 'ready'}\n  {flashing.shown(way)}")
+        click.echo(f"  try: {way.remedy}" if way.lacks else "", nl=bool(way.lacks))
+
+
+@mcugen.command(short_help="Talk to the model on a real board, over its serial port.")
+@click.option("--port", metavar="PORT", help="The board's serial port.  [default: the only one of a USB device]")
+@click.option("--baud", type=_AT_LEAST_1, default=BAUD, show_default=True, metavar="N", help="The port's speed.")
+@click.option("--prompt", metavar="TEXT", help="What to type.  [default: every line of standard input]")
+@_options(_sampled, _json)
+@click.option("--quiet", is_flag=True, help="Print the generated text and nothing else.")
+def monitor(
+    port: str | None,
+    baud: int,
+    prompt: str | None,
+    as_json: bool,
+    tokens: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    seed: int,
+    quiet: bool,
+) -> None:
+    """Say which build the board runs, type prompts and stream its answers. Lines that begin with # steer its console.
+
+    With --json, one line of JSON for each answer.
+    """
+    sampler = make_sampler(temperature, top_k, top_p, seed)
+    with closing(open_console(port, baud)) as console:
+        found = console.running()
+        if not quiet and not as_json:
+            click.echo(f"{found.title} at {console.name}, build {found.build}", err=True)
+        for setting in (f"#tokens {tokens}", sampler_line(sampler)):
+            list(console.ask(setting.encode()))
+        for typed in _prompts(prompt, quiet):
+            pipeline.check_prompt(typed, "monitor", commands=True)
+            facts = {"running": found.title, "build": found.build, "prompt": typed.decode(errors="replace")}
+            _print_answer(console.ask(typed), facts if as_json else None)
+
+
+def _print_answer(parts: Iterable[bytes], facts: Mapping[str, str] | None) -> None:
+    """Print an answer as it comes; or, once complete, as one line of JSON with these facts."""
+    if facts is not None:
+        answer = b"".join(parts).decode(errors="replace")
+        click.echo(json.dumps({**facts, "text": answer.removesuffix("\n")}, sort_keys=True))
+        return
+    for part in parts:
+        sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
 
 
 @mcugen.command(epilog=_EPILOG, short_help="Show where every byte goes, and what would make it fit.")
@@ -970,6 +1122,25 @@ def show(name: str, as_json: bool) -> None:
     for key, value in _board_facts(board).items():
         table.add_row(key, str(value))
     Console().print(table)
+
+
+@boards.command(short_help="Write a board file of your own to begin with.")
+@click.argument("name")
+@click.option("--like", default="nucleo", show_default=True, metavar="BOARD", help="The board to begin with.")
+@click.option("--out", type=_PATH, metavar="FILE", help="The file to write.  [default: NAME.toml]")
+@_json
+def new(name: str, like: str, out: Path | None, as_json: bool) -> None:
+    """Write a commented board file (TOML) for a board of your own, with the values of another board to correct."""
+    text = new_board(name, like)
+    file = out or Path(f"{name}.toml")
+    if file.exists():
+        raise UsageError(f"{file} is there already", where="--out", hint="choose another file, or remove that one")
+    write_file(text.encode(), file)
+    if as_json:
+        _print_json({"file": str(file), "name": name, "like": load_board(like).name})
+        return
+    click.echo(f"{file}: values of {load_board(like).name}, each of them to check")
+    click.echo(f"try:  mcugen build --board {file} --verify-tokens 0")
 
 
 def _board_facts(board: Board) -> dict[str, object]:

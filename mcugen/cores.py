@@ -40,6 +40,7 @@ _V7M = frozenset({"v7m"})
 _VECTOR_REGISTERS = frozenset({"fpu", "mve"})  # either brings the registers that the hard-float ABI passes values in
 
 CORES: Mapping[str, Core] = {
+    "cortex-m0": Core(_NONE, _V6M, "cortex-m0", zig_cpu="cortex_m0"),
     "cortex-m0plus": Core(_NONE, _V6M, "cortex-m0plus", zig_cpu="cortex_m0plus"),
     "cortex-m3": Core(_NONE, _V7M, "cortex-m3", zig_cpu="cortex_m3"),
     "cortex-m4": Core(_DSP_FPU, _V7M, "cortex-m4", "fpv4-sp-d16", "cortex_m4", "+vfp4d16sp"),

@@ -27,11 +27,16 @@ class CoreCost:
 
 @dataclass(frozen=True, slots=True)
 class FlashCost:
-    """Every line of constants costs up to `wait` cycles; code comes from a cache or is prefetched."""
+    """Every line of constants costs up to wait() cycles; code comes from a cache or is prefetched."""
 
     source: str
     line: int  # bytes
-    wait: int  # cycles
+    hertz: int  # of the flash's clock, for which it needs one wait state more
+    ratio: int = 1  # cycles of the core per clock of the flash
+
+    def wait(self, clock_hz: int) -> int:
+        """Cycles of a core at this clock."""
+        return (clock_hz // self.ratio - 1) // self.hertz * self.ratio
 
 
 # P, the cycles to fill the pipeline again after a jump, is 1 to 3 on Cortex-M3 and M4. A load takes 2 cycles, and 1
@@ -42,6 +47,11 @@ _M4: Mapping[Kind, Range] = {
 }  # fmt: skip
 
 COSTS: Mapping[str, CoreCost] = {
+    "cortex-m0": CoreCost(
+        "Arm DDI 0432, table of instruction timings; the multiplier of one cycle, as on the Cortex-M0+",
+        {"other": (1, 1), "load": (2, 2), "store": (2, 2), "load words": (1, 1), "store words": (1, 1),
+         "jump": (3, 4), "jump back": (3, 3), "jump ahead": (1, 3)},
+    ),
     "cortex-m0plus": CoreCost(
         "Arm DDI 0484, table of instruction timings; the multiplier of one cycle",
         {"other": (1, 1), "load": (2, 2), "store": (2, 2), "load words": (1, 1), "store words": (1, 1),
@@ -79,7 +89,12 @@ COSTS: Mapping[str, CoreCost] = {
 
 # By port. What is not named is taken to answer at once.
 FLASH: Mapping[str, FlashCost] = {
-    "stm32f4": FlashCost("RM0390 section 3.4: lines of 128 bits, 5 wait states at 180 MHz", 16, 5),
+    "stm32f4": FlashCost("RM0390 section 3.4: lines of 128 bits", 16, 30_000_000),
+    "stm32g4": FlashCost("RM0440, read access latency: lines of 64 bits", 8, 34_000_000),
+    "stm32h5": FlashCost("RM0481, read access latency: lines of 128 bits", 16, 42_000_000),
+    "stm32h7": FlashCost("RM0433, read access latency: lines of 256 bits, at half the clock", 32, 48_000_000, 2),
+    "stm32l4": FlashCost("RM0351, read access latency: lines of 64 bits", 8, 16_000_000),
+    "stm32u5": FlashCost("RM0456, read access latency: lines of 128 bits", 16, 32_000_000),
 }
 
 
@@ -97,11 +112,17 @@ def estimate(board: Board, executed: Mapping[Instruction, float], constants: flo
     cost = COSTS[board.core]
     low, high = (_sum(cost, executed, side) for side in (0, 1))
     model = f"an estimate, not measured on hardware; {board.core}: {cost.source}"
+    if board.cores > 1:
+        model += "; of the first core, while the second one has its share"
+    if board.xip:
+        return Cycles(low, high, f"{model}; waits for the serial flash behind its cache are not counted")
     flash = FLASH.get(board.port)
     if flash is None:
         return Cycles(low, high, f"{model}; memory without wait states")
-    high += constants / flash.line * flash.wait
-    return Cycles(low, high, f"{model}; low: no wait for flash, high: for every line of weights; {flash.source}")
+    wait = flash.wait(board.clock_hz)
+    high += constants / flash.line * wait
+    source = f"{flash.source}, {wait} wait states at {board.clock_hz / 1e6:g} MHz"
+    return Cycles(low, high, f"{model}; low: no wait for flash, high: for every line of weights; {source}")
 
 
 def _sum(cost: CoreCost, executed: Mapping[Instruction, float], side: int) -> float:

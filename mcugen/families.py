@@ -18,7 +18,8 @@ class Family:
     (mcugen.packing). score_rows, score_step: the scratch of attention holds that many query heads, each padded to a
     multiple of that many scores. headers: files in firmware/, the one with the prototypes first. code_bytes: what
     kernels, runtime and application take at most, measured with the larger toolchain, int4 and several tokens at
-    once. kernels: what the family has of its own."""
+    once. kernels: what the family has of its own. forms: narrower ones of those, by kernel and form: "pairs" or
+    "singles" of query heads that share keys."""
 
     name: str
     needs: frozenset[str] = frozenset()
@@ -31,10 +32,11 @@ class Family:
     headers: tuple[str, ...] = ()
     code_bytes: int = 12_500
     kernels: Mapping[str, KernelVariant] = field(default_factory=dict)
+    forms: Mapping[tuple[str, str], KernelVariant] = field(default_factory=dict)
 
-    def variant(self, kernel: str) -> KernelVariant:
-        """The C implementation of a kernel in this family."""
-        return self.kernels.get(kernel) or PORTABLE[kernel]
+    def variant(self, kernel: str, form: str = "") -> KernelVariant:
+        """The C implementation of a kernel in this family, in a form that is enough if there is one."""
+        return self.forms.get((kernel, form)) or self.kernels.get(kernel) or PORTABLE[kernel]
 
 
 def _portable(*kernels: str, file: str) -> dict[str, KernelVariant]:
@@ -103,12 +105,18 @@ MVE = Family(
 )
 
 
+_DSP_ATTENTION = (
+    "dsp/attention.c",
+    *(f"dsp/attention_{part}_dsp.S" for part in ("scores", "weights", "values")),
+    "dsp/tables_dsp.c",
+)
+
+
 def _dsp_kernels(folder: str) -> dict[str, KernelVariant]:
     """folder: of the products of a matrix with one vector, which the M7 has of its own."""
     shared = ("dsp/vector.c", "dsp/matrix.c", "dsp/finish_dsp.S")
     s8 = (f"{folder}/gemv_s8_{folder}.S", "dsp/gemm_s8_dsp.S")
     s4 = (f"{folder}/gemv_s4_{folder}.S", "dsp/gemm_s4_dsp.S", "dsp/gemv_s4_groups_dsp.S")
-    attention = tuple(f"dsp/attention_{part}_dsp.S" for part in ("scores", "weights", "values"))
     return {
         **_own("dsp", "embed_s16", files=("dsp/embed.c", "dsp/embed_dsp.S")),
         **_own("dsp", "rmsnorm_s16", files=("dsp/rmsnorm.c", "dsp/rmsnorm_dsp.S")),
@@ -116,7 +124,7 @@ def _dsp_kernels(folder: str) -> dict[str, KernelVariant]:
         **_own("dsp", *LINEAR, files=("dsp/linear.c", *shared, *s8)),
         **_own("dsp", *LINEAR4, files=("dsp/linear4.c", "dsp/groups.c", *shared, *s4)),
         **_own("dsp", "rope_s16", "rope_s8", files=("dsp/rope_dsp.S",)),
-        **_own("dsp", "attention_s16", files=("dsp/attention.c", *attention, "dsp/tables_dsp.c")),
+        **_own("dsp", "attention_s16", files=_DSP_ATTENTION),
         **_own("dsp", "swiglu_s16", files=("dsp/swiglu_dsp.S", "dsp/tables_dsp.c", "swiglu.c")),
     }
 
@@ -132,6 +140,10 @@ DSP = Family(
     headers=tuple(f"kernels/dsp/{name}.h" for name in ("kernels_dsp", "matrix", "attention_dsp", "tables_dsp")),
     code_bytes=26_300,
     kernels=_dsp_kernels("dsp"),
+    forms={
+        ("attention_s16", form): _own("dsp", f"attention_{form}_s16", files=_DSP_ATTENTION)[f"attention_{form}_s16"]
+        for form in ("pairs", "singles")
+    },
 )
 DSP7 = replace(DSP, name="dsp7", needs=frozenset({"dsp", "dual_issue"}), kernels=_dsp_kernels("dsp7"))
 

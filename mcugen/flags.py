@@ -11,6 +11,10 @@ _C = ("-std=c99",)
 # No exceptions, no run-time types, no locks around static objects: nothing that calls a C++ library.
 _CXX = ("-std=c++17", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics")
 
+# For size; for speed where a token's time goes: the kernels, those that Apache TVM makes included.
+OPTIMISATION, KERNEL_OPTIMISATION = "-Os", "-O2"
+KERNEL_FOLDERS = ("kernels/", "codegen/")
+
 # -fno-strict-aliasing: the arena is one array of bytes that kernels view as int8, int16 or int32.
 # -g0 and -fomit-frame-pointer are GCC's defaults at -O2; zig's are -g, with absolute paths, and a frame pointer.
 _CODE = (
@@ -55,6 +59,11 @@ def _compile_flags(language: tuple[str, ...], board: Board, toolchain_name: str)
     if board.core == "host":
         return [*flags, "-fPIC", *_defines(board)]
     return [*_core_flags(board, toolchain_name), *flags, *_FREESTANDING, *_defines(board)]
+
+
+def optimisation(source: str) -> str:
+    """The optimisation level of a source."""
+    return KERNEL_OPTIMISATION if source.startswith(KERNEL_FOLDERS) else OPTIMISATION
 
 
 def assemble_flags(board: Board, toolchain_name: str) -> list[str]:

@@ -562,6 +562,8 @@ class Board:
     port_defines: integer constants that the port's C needs, sorted by name.
     xip: whether code and weights are read from a serial flash through a cache. memories: in the file's order.
     flashing: (tool, what it has to know) in the order to try.
+    flash_data: where the flash is read as data, if another bus reads it; code is at flash.origin in any case.
+    own_port: (file name, content) of a user's own port, which then has none in firmware/ports/.
     """
 
     name: str
@@ -581,6 +583,8 @@ class Board:
     xip: bool = False
     memories: tuple[Memory, ...] = ()
     flashing: tuple[tuple[str, Mapping[str, str | int]], ...] = ()
+    flash_data: int | None = None
+    own_port: tuple[tuple[str, bytes], ...] = ()
 
 
 # ---------------------------------------------------------------- project and firmware
@@ -608,7 +612,7 @@ class Firmware:
 
     image: the ELF (or the host's shared library) as bytes. sections: name -> bytes, allocated ones only.
     flash_bytes: what is programmed. static_bytes: .data + .bss. stack_bytes: reserved for the stack.
-    toolchain: e.g. "zig 0.17.1 (clang 22)".
+    toolchain: e.g. "zig 0.17.1 (clang 22)". flags: its options for kinds of sources ("c -Os"), and to "link".
     """
 
     board: Board
@@ -618,3 +622,4 @@ class Firmware:
     static_bytes: int
     stack_bytes: int
     toolchain: str
+    flags: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

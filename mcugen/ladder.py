@@ -1,4 +1,4 @@
-"""The ladder of verification: rungs 3 and 4, one machine after the other, and what they found."""
+"""The ladder of verification: rungs 3, 4 and 6, one machine after the other, and what they found."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from mcugen.emulate import qemu
 from mcugen.emulate.host import HostMachine, find_libasan
 from mcugen.emulate.machine import Machine, Profile
 from mcugen.emulate.machines import open_machine
-from mcugen.errors import MismatchError, ToolError
+from mcugen.errors import InputError, MismatchError, ToolError
 from mcugen.generate import generate, prompt_tokens
 from mcugen.ir import Firmware, Graph, Project, Tokenizer, VerificationReport
 from mcugen.layout import Layout, make_project, on_host
+from mcugen.rendering import build_id
 from mcugen.sampler import make_sampler
+from mcugen.serial_console import SerialConsole
 from mcugen.simulate import Simulator, greedy
 from mcugen.sources import Progress, silent
 from mcugen.tokenizer import decode
@@ -25,6 +27,7 @@ from mcugen.verify import mismatch, read_prompt, start_model, verify, verify_pro
 
 SAMPLED_TOKENS = 24  # of the sampled text that verification compares
 PROMPT_TOKENS = 30  # of the prompt that is read at once
+_CONSOLE_HINT = "the ops agree: look at sampler.c, tokenizer.c, generate.c and console.c"
 PROFILED_TOKENS = 64  # instructions per token are the mean over positions 0 to 63
 
 
@@ -131,6 +134,30 @@ def climb(
     )
 
 
+def climb_board(
+    layout: Layout, console: SerialConsole, tokens: int, command: str, *, progress: Progress = silent
+) -> Ladder:
+    """Compare a real board with the simulator, over its serial port: rung 6, with the lines that rung 4 types.
+
+    command: names the build that the board must run; whichever compiler made it. Raises InputError where it runs
+    another, MismatchError where it prints something else, ToolError where it says nothing.
+    """
+    build = build_id(make_project(layout, command).files)
+    found = console.running()
+    if found.build != build:
+        raise InputError(
+            f"the board runs {found.title}, build {found.build}; these options give build {build}",
+            where=f"serial port {console.name}",
+            hint=f"flash this one: {command}, then mcugen flash; or name the options of that one",
+        )
+    rungs = Rungs(layout, verification_tokens(layout.graph, layout.tokenizer, tokens), progress)
+    title = f"{layout.board.name} at {console.name}"
+    hint = "if mcugen verify without --port finds all equal, look at what no emulator has: clock, wait states, supply"
+    rungs.console(f"rung 6, {layout.board.name}", title, console.converse, tokens, hint)
+    graph = layout.graph
+    return Ladder(graph.model.name, layout.board.name, "", graph.context, tokens, tuple(rungs.reports), (), None, 0)
+
+
 class Rungs:
     """The rungs of one ladder, one after the other, until one differs."""
 
@@ -221,12 +248,16 @@ class Rungs:
         self.profile = profile_tokens(self.layout, firmware, self.tokens[:PROFILED_TOKENS])
 
     def _console(self, rung: str, title: str, run: Callable[[bytes], Iterator[bytes]]) -> None:
-        """The application itself: greedy tokens with a hash of their logits, and a sampled text."""
-        if self.differs():
-            return
+        if not self.differs():
+            self.console(rung, title, run, min(len(self.tokens), 2 * SAMPLED_TOKENS), _CONSOLE_HINT)
+
+    def console(self, rung: str, title: str, run: Callable[[bytes], Iterator[bytes]], count: int, hint: str) -> None:
+        """The application itself: `count` greedy tokens with a hash of their logits, and a sampled text.
+
+        run: what a console prints when these lines are typed, its banner first.
+        """
         graph, tokenizer = self.layout.graph, self.layout.tokenizer
         sampler = make_sampler(1.0, 40, 0.9, 1)
-        count = min(len(self.tokens), 2 * SAMPLED_TOKENS)
         lines = (f"#check {count}", sampler_line(sampler), f"#tokens {SAMPLED_TOKENS}", "the")
         typed = "".join(f"{line}\n" for line in lines).encode()
         self.progress(title, 0, 1)
@@ -236,7 +267,7 @@ class Rungs:
         self.progress(title, 1, 1)
         banner = f"{graph.model.name} on {self.layout.board.name}\n".encode()
         if observed != banner + expected:
-            raise _console_mismatch(rung, title, banner + expected, observed)
+            raise _console_mismatch(rung, title, banner + expected, observed, hint)
         values = count * (1 + graph.model.config.vocab_size) + len(sampled)
         self.reports.append(VerificationReport(rung, title, count + len(sampled), len(graph.ops), values, None))
 
@@ -290,7 +321,7 @@ def fnv1a(content: bytes) -> int:
     return value
 
 
-def _console_mismatch(rung: str, title: str, expected: bytes, observed: bytes) -> MismatchError:
+def _console_mismatch(rung: str, title: str, expected: bytes, observed: bytes, hint: str) -> MismatchError:
     ours, theirs = expected.splitlines(), observed.splitlines()
     line = next(
         (i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), min(len(ours), len(theirs))
@@ -299,7 +330,7 @@ def _console_mismatch(rung: str, title: str, expected: bytes, observed: bytes) -
     return MismatchError(
         f"{title} prints {shown[0]!r} in line {line + 1}, not {shown[1]!r}",
         where=rung,
-        hint="the ops agree: look at sampler.c, tokenizer.c, generate.c and console.c",
+        hint=hint,
     )
 
 

@@ -23,6 +23,7 @@ from mcugen.toolchain import build, find_toolchain
 
 OP_BYTES = 85  # of an op's call and its structure: 65 on Arm, 85 on RISC-V
 STATIC_BYTES = 2 * PROMPT_TOKENS + 192  # prompt tokens, the console's line, the ring's counters
+SECOND_STACK_BYTES = 1024  # of a second core: firmware/ports/rp2/second_core.c
 MAX_TOKENS = 256  # the application's longest answer, unless told otherwise
 
 
@@ -57,6 +58,7 @@ def lay_out(
     Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
     """
     code = choose_family(board.features).code_bytes + vocabulary_bytes(tokenizer)
+    static = STATIC_BYTES + (board.cores - 1) * SECOND_STACK_BYTES
 
     def planned(slots: int) -> Planned:
         kept = min(sinks, slots - 1) if slots in ring_slots(model.config, slots) else 0  # to look at any context
@@ -64,7 +66,7 @@ def lay_out(
         plan = plan_memory(graph, board)
         calls = OP_BYTES * (len(graph.ops) + len(graph.rebase))
         more = sum(MORE_BYTES.get(kernel, 0) for kernel in {op.kernel for op in graph.ops})
-        return graph, plan, demand_of(graph, plan, code_bytes=code + calls + more, static_bytes=STATIC_BYTES)
+        return graph, plan, demand_of(graph, plan, code_bytes=code + calls + more, static_bytes=static)
 
     layout = fit_context(planned, tokenizer, board, context, model.config.seq_len)
     check_sinks(model, layout.graph.context, sinks)

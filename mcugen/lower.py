@@ -211,9 +211,10 @@ def _attention(b: _Builder, model: QuantizedModel, index: int, residual: str) ->
     out = b.buffer(f"{at}.attention", "int16", config.query_dim)
     slots = -(-ring_size // b.family.score_step) * b.family.score_step
     scores = b.single(f"{at}.scores", "int16", *([b.family.score_rows] if b.family.score_rows > 1 else []), slots)
+    kernel = "attention4_s16" if model.value_bits == 4 else "attention_s16"
+    form = "singles" if config.group_size == 1 else "" if config.group_size % 2 else "pairs"
     b.op(
-        "attention4_s16" if model.value_bits == 4 else "attention_s16",
-        out, [turned, keys, values], [out], scratch=[scores],
+        kernel, out, [turned, keys, values], [out], scratch=[scores], variant=b.family.variant(kernel, form),
         score_shift=layer.score_shift, drop=probability_drop(ring_size),
     )  # fmt: skip
     h = b.block(f"{at}.out_block", out, fc=layer.wo.fc is not None)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 from mcugen import __version__
@@ -20,6 +21,7 @@ from mcugen.emulate.machines import open_machine
 from mcugen.errors import UsageError
 from mcugen.evaluate import Evaluation, GreedyAgreement, clean_text, evaluate, greedy_agreement
 from mcugen.export import check_export, export_library, library_of
+from mcugen.images import to_bin, to_hex, to_uf2
 from mcugen.ir import Firmware, Graph, Model, Project, QuantizedModel
 from mcugen.ladder import Ladder, Rungs, climb, ladder_text
 from mcugen.layer_errors import LayerErrors, OpError
@@ -27,30 +29,34 @@ from mcugen.layout import Layout, compile_project, make_project, plan_facts, pla
 from mcugen.project import MARKER, check_replaceable, write_folder
 from mcugen.quantized_file import save_quantized
 from mcugen.reference import Floats
-from mcugen.rendering import LONGEST_PROMPT
+from mcugen.rendering import LONGEST_PROMPT, build_id
 from mcugen.sampler import Sampler
 from mcugen.sources import Progress, Source, read_text, silent
 from mcugen.stream import SinksTried, Streamed, best_sinks, cut_streams, stream, try_sinks
 from mcugen.tokenizer import encode
-from mcugen.toolchain import to_bin, to_hex
 
+# What computes or writes a byte of a build; the compiler has a place of its own.
+_PACKAGES = ("intelhex", "jinja2", "numpy", "pyelftools", "safetensors")
 GREEDY_TOKENS = 200  # of the greedy runs that quality is measured on
 
 
-def _check_prompt(prompt: bytes) -> None:
-    """Raise UsageError where a prompt, typed at the console, would not arrive as it is."""
+def check_prompt(prompt: bytes, where: str, commands: bool = False) -> None:
+    """Raise UsageError where a prompt, typed at the console, would not arrive as it is.
+
+    commands: whether lines that begin with # are meant to steer the console.
+    """
     if len(prompt) > LONGEST_PROMPT:
         what = f"has {len(prompt)} bytes; the console's line holds {LONGEST_PROMPT}"
         hint = f"leave out {len(prompt) - LONGEST_PROMPT} bytes"
     elif b"\n" in prompt or b"\r" in prompt:
         what, hint = "has more than one line", "type one line at a time: standard input takes many prompts"
-    elif prompt.startswith(b"#"):
+    elif prompt.startswith(b"#") and not commands:
         what, hint = "begins with #, as the console's commands do", "put a space in front of it"
     elif b"\x08" in prompt or b"\x7f" in prompt:
         what, hint = "holds a backspace, which the console would obey", "leave it out"
     else:
         return
-    raise UsageError(f"the prompt {what}", where="run", hint=hint)
+    raise UsageError(f"the prompt {what}", where=where, hint=hint)
 
 
 def run_prompt(
@@ -61,7 +67,7 @@ def run_prompt(
     The firmware runs in the emulator, or on this computer where the board is the host. Raises UsageError for a
     prompt that the console cannot take.
     """
-    _check_prompt(prompt)
+    check_prompt(prompt, "run")
     typed = f"#tokens {max_tokens}\n{sampler_line(sampler)}\n".encode() + prompt + b"\n"
     if layout.board.core == "host":
         stream = host_console.console(firmware, typed)
@@ -120,11 +126,14 @@ def build_folder(
     else:
         files |= {"firmware.elf": firmware.image, "firmware.bin": to_bin(firmware.image)}
         files["firmware.hex"] = to_hex(firmware.image)
+        for tool, known in layout.board.flashing:
+            if tool == "uf2":
+                files["firmware.uf2"] = to_uf2(firmware.image, int(known["family"]))
     if ladder is not None:
         files["verification.json"] = json_bytes(ladder.to_json())
         files["verification.txt"] = ladder_text(ladder).encode()
     files |= {} if more is None else more(project, firmware, ladder)
-    files[MARKER] = json_bytes(build_facts(layout, firmware, command, files))
+    files[MARKER] = json_bytes(build_facts(layout, project, firmware, command, files))
     write_folder(files, out, executables=("application",))
     return Built(out, layout, firmware, ladder)
 
@@ -134,10 +143,13 @@ def json_bytes(value: Mapping[str, object]) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True) + "\n").encode()
 
 
-def build_facts(layout: Layout, firmware: Firmware, command: str, files: Mapping[str, bytes]) -> dict[str, object]:
-    """Versions, hashes and sizes: what is needed to make the same bytes again."""
+def build_facts(
+    layout: Layout, project: Project, firmware: Firmware, command: str, files: Mapping[str, bytes]
+) -> dict[str, object]:
+    """Versions, flags, hashes and sizes: what is needed to make the same bytes again."""
     return {
         "mcugen": __version__,
+        "build_id": build_id(project.files),
         "command": command,
         "model": layout.graph.model.name,
         "recipe": layout.graph.model.recipe,
@@ -145,6 +157,8 @@ def build_facts(layout: Layout, firmware: Firmware, command: str, files: Mapping
         "board": layout.board.name,
         "board_sha256": layout.board.sha256,
         "toolchain": firmware.toolchain,
+        "flags": {use: list(flags) for use, flags in firmware.flags.items()},
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
         "context": layout.graph.context,
         "flash_bytes": firmware.flash_bytes,
         "static_bytes": firmware.static_bytes,

@@ -9,7 +9,10 @@ from mcugen.ir import Board
 from mcugen.resources import data_dir
 
 _CONTRACT = "ports/port.h"
+_SECOND_CORE = "ports/second_core.h"
 _FREESTANDING = "ports/freestanding"  # memcpy and others, where there is no C library
+# What the chips of several ports share.
+_SHARED = {port: "ports/stm32" for port in ("stm32g4", "stm32h5", "stm32h7", "stm32l4", "stm32u5")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +29,19 @@ def port_files(board: Board) -> PortFiles:
     firmware = data_dir("firmware")
     family = CORES[board.core].family
     shared = [f"ports/{family}", _FREESTANDING] if family else []
-    folders = [*shared, f"ports/{board.port}"]
+    shared += [_SHARED[board.port]] if board.port in _SHARED else []
+    folders = [*shared, *([] if board.own_port else [f"ports/{board.port}"])]
     paths = [path for folder in folders for path in sorted((firmware / folder).glob("*.[chS]"))]
-    names = [path.relative_to(firmware).as_posix() for path in paths]
-    files = {name: (firmware / name).read_bytes() for name in (_CONTRACT, *names)}
+    own = {f"ports/{board.port}/{name}": content for name, content in board.own_port}
+    several = board.cores > 1
+    shipped = {
+        path.relative_to(firmware).as_posix(): path.read_bytes()
+        for path in paths
+        if several or path.stem != "second_core"
+    }
+    names = [*shipped, *own]
+    contracts = (_CONTRACT, _SECOND_CORE) if several else (_CONTRACT,)
+    files = {name: (firmware / name).read_bytes() for name in contracts} | shipped | own
     sources = sorted(
         (name for name in names if name.endswith((".c", ".S"))), key=lambda n: (not n.endswith("startup.c"), n)
     )

@@ -32,6 +32,7 @@ from mcugen.rendering import (
     op_comment,
     runtime_files,
     runtime_sources,
+    with_build_id,
 )
 from mcugen.resources import data_dir
 
@@ -44,6 +45,7 @@ class _Call:
     comment: str
     text: str
     loop: str  # the head of the loop around it, or ""
+    second: str = ""  # the call of the other half of its rows, which a second core makes
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,39 @@ class _RingCounter:
     comment: str
 
 
-def _linear(constants: Constants, op: Op, w: Linear, packing: str) -> str:
-    """The C expression for a matrix."""
+def _linear(constants: Constants, op: Op, w: Linear, packing: str, rows: range | None = None) -> str:
+    """The C expression for a matrix, or for some of its rows."""
     name = identifier(op.label)
-    return constants.struct("mg_linear_t", name, **_linear_fields(constants, name, w, packing))
+    fields = _linear_fields(constants, name, w, packing)
+    if rows is not None and rows.start:
+        packed = pack(w, packing)
+        fields["codes"] = f"{fields['codes']} + {rows.start // packed.cut_rows * packed.cut_size}"
+        fields["multiplier"] = f"{fields['multiplier']} + {rows.start}"
+    if rows is not None:
+        fields["rows"] = len(rows)
+        name += "_second" if rows.start else ""
+    return constants.struct("mg_linear_t", name, **fields)
+
+
+_HALVED = {
+    "linear_s16",
+    "linear_s32",
+    "linear_add_s16",
+    "linear4_s16",
+    "linear4_add_s16",
+}  # their rows lie one by one
+
+
+def _halves(op: Op, packing: str, cores: int) -> tuple[range, ...]:
+    """The rows of a matrix for each core; none where one core takes them all."""
+    w = op.parameters.get("w")
+    if cores == 1 or op.kernel not in _HALVED or not isinstance(w, Linear):
+        return ()
+    rows, unit = len(w.codes), pack(w, packing).cut_rows
+    if not unit or rows <= unit:
+        return ()
+    first = (rows // unit + 1) // 2 * unit
+    return range(first), range(first, rows)
 
 
 def _linear_fields(constants: Constants, name: str, w: Linear, packing: str) -> dict[str, object]:
@@ -85,12 +116,12 @@ def _element(pointer: str, index: int) -> str:
     return f"({pointer})[{index}]" if " " in pointer else f"{pointer}[{index}]"
 
 
-def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
-    """The C arguments of an op, in the order of its prototype in kernels.h."""
+def _arguments(op: Op, graph: Graph, constants: Constants, part: range | None = None) -> list[str]:
+    """The C arguments of an op, in the order of its prototype in kernels.h. part: rows of a matrix, if not all."""
     config, p = graph.model.config, op.parameters
     name = identifier(op.label)
     batch = _is_batched(op, graph)
-    whole = _takes_all(op)
+    whole = _takes_all(op) and part is None
     token = "" if whole or not batch else " + t * "
     out = [_view(graph, buffer, token) for buffer in op.outputs]
     given = [_view(graph, buffer, token) for buffer in op.inputs]
@@ -139,6 +170,10 @@ def _arguments(op: Op, graph: Graph, constants: Constants) -> list[str]:
         case kernel if kernel.startswith("linear") and isinstance(p["w"], Bank):
             *residual, choice, codes, scale = given
             return [*out, *residual, codes, scale, "1", _expert(constants, p["w"], choice, graph.packing)]
+        case kernel if kernel.startswith("linear") and part is not None:
+            *residual, codes, scale = given
+            y, *residual = (f"{view} + {part.start}" if part.start else view for view in (*out, *residual))
+            return [y, *residual, codes, scale, "1", _linear(constants, op, p["w"], graph.packing, part)]
         case kernel if kernel.startswith("linear"):
             tokens = "tokens" if batch else "1"
             return [*out, *slot, *given, tokens, _linear(constants, op, p["w"], graph.packing)]
@@ -215,16 +250,18 @@ def _view(graph: Graph, buffer: str, token: str) -> str:
     return f"{_VIEWS.get(stored, 'u8')}({identifier(buffer).upper()}){step}"
 
 
-def _call(index: int, op: Op, graph: Graph, constants: Constants) -> _Call:
-    arguments = _arguments(op, graph, constants)
+def _call(index: int, op: Op, graph: Graph, constants: Constants, cores: int) -> _Call:
+    first, *others = _halves(op, graph.packing, cores) or (None,)
+    arguments = _arguments(op, graph, constants, first)
     loop = ""
     if op.slots:
         loop = "for (int32_t s = 0; s < sinks; s++)"
-    elif _is_batched(op, graph) and not _takes_all(op):
+    elif _is_batched(op, graph) and (first is not None or not _takes_all(op)):
         loop = "for (int32_t t = 0; t < tokens; t++)"
     head = f"{op.variant.symbol}("
     text = head + wrapped(arguments, len(head) + (8 if loop else 4)) + ");"
-    return _Call(index, op_comment(op, graph), text, loop)
+    second = "".join(head + wrapped(_arguments(op, graph, constants, rows), len(head) + 4) + ");" for rows in others)
+    return _Call(index, op_comment(op, graph), text, loop, second)
 
 
 def render_c(
@@ -244,8 +281,8 @@ def render_c(
     """
     prefix = model_prefix(graph.model.name)
     constants = Constants(prefix, aligned=graph.family != "portable")
-    calls = [_call(i, op, graph, constants) for i, op in enumerate(graph.ops)]
-    rebase = [_call(len(graph.ops) + i, op, graph, constants) for i, op in enumerate(graph.rebase)]
+    calls = [_call(i, op, graph, constants, board.cores) for i, op in enumerate(graph.ops)]
+    rebase = [_call(len(graph.ops) + i, op, graph, constants, board.cores) for i, op in enumerate(graph.rebase)]
 
     op_done = "runtime/op_done_host.c" if observed else "runtime/op_done.c"
     port = port_files(board)
@@ -269,6 +306,7 @@ def render_c(
         "calls": [call for call, op in zip(calls, graph.ops, strict=True) if not op.last],
         "head_calls": [call for call, op in zip(calls, graph.ops, strict=True) if op.last],
         "rebase": rebase,
+        "second_calls": [call for call in calls if call.second],
         "rings": counters,
         "smallest": counters[-1],
         "kernel_headers": kernel_headers(graph),
@@ -294,7 +332,7 @@ def render_c(
     return Project(
         name=prefix,
         board=board,
-        files=dict(sorted(files.items())),
+        files=files if observed else with_build_id(files),
         sources=sources,
         include_dirs=(".", *INCLUDE_DIRS),
         linker_script=None if on_host else "linker.ld",

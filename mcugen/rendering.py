@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,7 +14,14 @@ from numpy.typing import NDArray
 from mcugen.cores import CORES, GCC_PREFIXES
 from mcugen.ctext import C_TYPES, array_body, identifier, model_prefix, string_literal, wrapped
 from mcugen.families import family_named
-from mcugen.flags import assemble_flags, compile_flags, link_flags
+from mcugen.flags import (
+    KERNEL_FOLDERS,
+    KERNEL_OPTIMISATION,
+    OPTIMISATION,
+    assemble_flags,
+    compile_flags,
+    link_flags,
+)
 from mcugen.ir import Board, Buffer, Graph, Op, Plan, Tokenizer
 from mcugen.resources import data_dir
 from mcugen.split import SPLITS
@@ -28,6 +36,8 @@ APPLICATION = ("app/console.c", "app/console.h")
 ATTENTION_HEADER = dict.fromkeys(("kernels/attention.c", "kernels/attention4.c"), "kernels/attention.h")
 KERNEL_HEADERS = ("kernels/kernels.h", "kernels/fixedpoint.h", "kernels/tables.h")
 INCLUDE_DIRS = ("kernels", "runtime", "ports", "app")
+BUILD_ID_HEADER = "build_id.h"
+_BUILD_ID_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +201,19 @@ def fill(templates: Mapping[str, str], variables: Mapping[str, object]) -> dict[
     return {path: jinja.get_template(name).render(variables).encode() for name, path in templates.items()}
 
 
+def with_build_id(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """A project's files by path, and build_id.h, which says their build id."""
+    variables = {"build_id": build_id(files)}
+    return dict(sorted({**files, **fill({"c/build_id.h.j2": BUILD_ID_HEADER}, variables)}.items()))
+
+
+def build_id(files: Mapping[str, bytes]) -> str:
+    """What a project's files are known by: a hash of all but build_id.h. The compiler is not in it."""
+    hashes = {path: hashlib.sha256(content).hexdigest() for path, content in files.items() if path != BUILD_ID_HEADER}
+    lines = "".join(f"{digest} {path}\n" for path, digest in sorted(hashes.items()))
+    return hashlib.sha256(lines.encode()).hexdigest()[:_BUILD_ID_DIGITS]
+
+
 def kernel_sources(graph: Graph) -> list[str]:
     """The files in firmware/ that hold a graph's kernels, and the tables that these read."""
     ops = (*graph.ops, *graph.rebase)
@@ -288,6 +311,9 @@ def build_variables(
         "include_dirs": include_dirs,
         "linker_script": "linker.ld",
         "is_host": on_host,
+        "opt": OPTIMISATION,
+        "kernel_opt": KERNEL_OPTIMISATION,
+        "kernel_folders": [folder for folder in KERNEL_FOLDERS if any(s.startswith(folder) for s in sources)],
         "gcc_prefix": GCC_PREFIXES.get(CORES[board.core].family, ""),
         "has_assembly": any(source.endswith(".S") for source in sources),
         "cflags": flags_text(compile_flags(board, "gcc")),
@@ -315,6 +341,7 @@ def memory_map(board: Board, stack_bytes: int) -> dict[str, object]:
         "board_name": board.name,
         "flash_origin": _hexadecimal(board.flash.origin),
         "flash_size": board.flash.size,
+        "flash_data_origin": "" if board.flash_data is None else _hexadecimal(board.flash_data),
         "ram_origin": _hexadecimal(board.ram.origin),
         "ram_size": board.ram.size,
         "stack_size": stack_bytes,

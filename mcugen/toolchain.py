@@ -24,12 +24,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from elftools.elf.elffile import ELFFile
-from intelhex import IntelHex
 
 from mcugen.cache import Cache, default_cache_dir
 from mcugen.cores import CORES, GCC_PACKAGES, GCC_PREFIXES
 from mcugen.errors import DoesNotFitError, ToolError, UsageError
-from mcugen.flags import assemble_flags, compile_cxx_flags, compile_flags, link_flags
+from mcugen.flags import (
+    KERNEL_OPTIMISATION,
+    assemble_flags,
+    compile_cxx_flags,
+    compile_flags,
+    link_flags,
+    optimisation,
+)
+from mcugen.images import to_bin
 from mcugen.ir import Board, Firmware, Project
 
 TOOLCHAINS = ("auto", "zig", "gcc")
@@ -150,26 +157,27 @@ def build(
     project: Project,
     toolchain: Toolchain,
     *,
-    opt: str = "-O2",
+    opt: str | None = None,
     extra_flags: Sequence[str] = (),
     shared: bool = False,
     cache_dir: Path | None = None,
 ) -> Firmware:
     """Compile and link `project`.
 
-    opt: optimisation level. extra_flags: further flags for compiling and linking, e.g. sanitizers.
+    opt: optimisation level of all sources; None for flags.optimisation's. extra_flags: further flags for compiling
+    and linking, e.g. sanitizers.
     shared: for the host, make a shared library instead of a program.
     cache_dir: where objects and images are kept; $MCUGEN_CACHE or the user's cache folder where None.
     Raises ToolError where the compiler or linker rejects the project, DoesNotFitError where the image is too large.
     """
     cache = Cache(default_cache_dir() if cache_dir is None else cache_dir)
-    job = _Job(project, toolchain, (opt, *extra_flags), ("-shared",) if shared else (), cache)
+    job = _Job(project, toolchain, opt, tuple(extra_flags), ("-shared",) if shared else (), cache)
     image = cache.load(job.image_key())
     if image is None:
         with tempfile.TemporaryDirectory(prefix="mcugen-") as folder:
             image = _compile_and_link(job, Path(folder))
         cache.store(job.image_key(), image)
-    return _measure(project.board, image, toolchain.title)
+    return _measure(project.board, image, toolchain.title, job.flags_by_use())
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +186,7 @@ class _Job:
 
     project: Project
     toolchain: Toolchain
+    opt: str | None
     flags: tuple[str, ...]
     output_flags: tuple[str, ...]
     cache: Cache
@@ -186,17 +195,29 @@ class _Job:
         """Flags for a source: C, C++ (.cc), or assembly that the C preprocessor reads first (.S)."""
         includes = [f"-I{folder}" for folder in self.project.include_dirs]
         flags = {".S": assemble_flags, ".cc": compile_cxx_flags}.get(posixpath.splitext(source)[1], compile_flags)
-        return [*flags(self.project.board, self.toolchain.kind), *self.flags, *includes]
+        opt = self.opt or optimisation(source)
+        return [*flags(self.project.board, self.toolchain.kind), opt, *self.flags, *includes]
 
     def link_flags(self) -> list[str]:
         """Flags that follow the objects: libraries must come after what needs them."""
         script = self.project.linker_script
         return [
+            self.opt or KERNEL_OPTIMISATION,  # at -Os, zig leaves the symbols out
             *self.flags,
             *self.output_flags,
             *([] if script is None else ["-T", script]),
             *link_flags(self.project.board, self.toolchain.kind),
         ]
+
+    def flags_by_use(self) -> dict[str, tuple[str, ...]]:
+        """As Firmware.flags has them."""
+        used = {
+            f"{posixpath.splitext(source)[1][1:]} {self.opt or optimisation(source)}": tuple(
+                self.compile_flags(source)
+            )
+            for source in self.project.sources
+        }
+        return {**used, "link": tuple(self.link_flags())}
 
     def object_key(self, source: str) -> str:
         """Hash of the compiler, its flags, this source and every file that it includes."""
@@ -340,7 +361,7 @@ def _diagnostics(stderr: str) -> str:
 _SHF_ALLOC = 0x2  # ELF specification, "Section Attribute Flags"
 
 
-def _measure(board: Board, image: bytes, title: str) -> Firmware:
+def _measure(board: Board, image: bytes, title: str, flags: Mapping[str, tuple[str, ...]]) -> Firmware:
     sections = _sections(image) if image.startswith(b"\x7fELF") else {}  # a host may use another format
     return Firmware(
         board=board,
@@ -350,6 +371,7 @@ def _measure(board: Board, image: bytes, title: str) -> Firmware:
         static_bytes=sections.get(".data", 0) + sections.get(".bss", 0),
         stack_bytes=sections.get(".stack", 0),
         toolchain=title,
+        flags=flags,
     )
 
 
@@ -357,28 +379,3 @@ def _sections(elf: bytes) -> dict[str, int]:
     """Name -> bytes of the sections that occupy memory on the target."""
     found = ELFFile(io.BytesIO(elf)).iter_sections()
     return {s.name: s["sh_size"] for s in found if s["sh_flags"] & _SHF_ALLOC and s["sh_size"] > 0}
-
-
-def _loaded(elf: bytes) -> list[tuple[int, bytes]]:
-    """(load address, content) of what is programmed, in order of address."""
-    segments = ELFFile(io.BytesIO(elf)).iter_segments("PT_LOAD")
-    return sorted((s["p_paddr"], s.data()) for s in segments if s["p_filesz"] > 0)
-
-
-def to_hex(elf: bytes) -> bytes:
-    """Return the image as Intel HEX, at its load addresses."""
-    text = io.StringIO()
-    _memory(elf).write_hex_file(text)
-    return text.getvalue().encode("ascii")
-
-
-def to_bin(elf: bytes) -> bytes:
-    """Return the image as the bytes from its first load address to its last; gaps read 0xFF, as erased flash does."""
-    return bytes(_memory(elf).tobinstr())
-
-
-def _memory(elf: bytes) -> IntelHex:
-    memory = IntelHex()
-    for address, content in _loaded(elf):
-        memory.puts(address, content)
-    return memory

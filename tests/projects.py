@@ -40,6 +40,7 @@ def linker_script(board: Board) -> bytes:
         board_name=board.name,
         flash_origin=f"{board.flash.origin:#010x}",
         flash_size=board.flash.size,
+        flash_data_origin="" if board.flash_data is None else f"{board.flash_data:#010x}",
         ram_origin=f"{board.ram.origin:#010x}",
         ram_size=board.ram.size,
         stack_size=board.stack_bytes,

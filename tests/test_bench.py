@@ -96,7 +96,7 @@ def test_an_op_costs_its_kernel_and_little_more(board: str) -> None:
     found = counted(board)
     family = choose_family(load_board(board).features)
     for part, kernel in (("head", "linear_s32"), ("attention", "attention_s16"), ("SwiGLU", "swiglu_s16")):
-        alone = found.functions[family.variant(kernel).symbol]
+        alone = found.functions[family.variant(kernel, "pairs").symbol]
         assert alone < found.parts[part]
         if family.name == "portable" and board != "mps2-an383":  # there, long products are functions of their own
             calls = sum(op.part == part for op in found.ops)
@@ -316,6 +316,14 @@ def test_every_core_has_a_cost_and_low_is_below_high() -> None:
         assert all(0 <= low <= high for low, high in (*cost.kinds.values(), cost.word))
     ports = {board.port for board in list_boards()}
     assert set(FLASH) <= ports
+
+
+def test_flash_waits_as_the_board_files_say() -> None:
+    for board in list_boards():
+        if board.port in FLASH:
+            cost = FLASH[board.port]
+            stated = int(board.facts["wait_states"].split()[0])  # of the flash's clock
+            assert cost.wait(board.clock_hz) == stated * cost.ratio
 
 
 def test_cycles_of_a_mix_that_was_added_by_hand() -> None:

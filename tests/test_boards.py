@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcugen.boards import list_boards, load_board
+from mcugen.boards import _ports, board_names, list_boards, load_board
 from mcugen.cores import CORES
 from mcugen.errors import InputError, UsageError
 from mcugen.ir import Memory, MemoryRegion
@@ -54,6 +54,38 @@ def test_the_mps2_boards_are_those_that_qemu_has(number: int, core: str, feature
         ("MG_UART_BAUD", 115_200),
         ("MG_UART_CLOCK_HZ", mhz * 1_000_000),
     )
+
+
+KIB = 1024
+FLASH_ORIGIN, RAM_ORIGIN = 0x0800_0000, 0x2000_0000
+
+
+@pytest.mark.parametrize(
+    ("name", "core", "mhz", "flash", "ram", "further"),
+    [
+        ("nucleo-f401re", "cortex-m4", 84, 512, (RAM_ORIGIN, 96), {}),
+        ("nucleo-l476rg", "cortex-m4", 80, 1024, (RAM_ORIGIN, 96), {"sram2": (0x1000_0000, 32)}),
+        ("nucleo-g474re", "cortex-m4", 170, 512, (RAM_ORIGIN, 80 + 16), {"ccm": (0x1000_0000, 32)}),
+        (
+            "nucleo-h743zi2", "cortex-m7", 480, 2048, (0x2400_0000, 512),
+            {"itcm": (0, 64), "dtcm": (RAM_ORIGIN, 128)},
+        ),
+        ("nucleo-u575zi-q", "cortex-m33", 160, 2048, (RAM_ORIGIN, 192 + 64 + 512), {"sram4": (0x2800_0000, 16)}),
+        ("nucleo-h563zi", "cortex-m33", 250, 2048, (RAM_ORIGIN, 256 + 64 + 320), {}),
+    ],
+)  # fmt: skip
+def test_the_other_nucleos_have_the_memories_of_their_manuals(
+    name: str, core: str, mhz: int, flash: int, ram: tuple[int, int], further: dict[str, tuple[int, int]]
+) -> None:
+    board = load_board(name)
+    assert (board.core, board.clock_hz) == (core, mhz * 1_000_000)
+    assert {"dsp", "fpu"} <= board.features
+    assert board.flash == MemoryRegion(FLASH_ORIGIN, flash * KIB)
+    assert board.ram == MemoryRegion(ram[0], ram[1] * KIB)
+    assert {memory.name: memory.region for memory in board.memories} == {
+        key: MemoryRegion(origin, size * KIB) for key, (origin, size) in further.items()
+    }
+    assert [tool for tool, _ in board.flashing] == ["drive", "openocd", "pyocd"]
 
 
 def test_every_core_runs_on_a_board_that_ships() -> None:
@@ -117,10 +149,9 @@ def test_an_unknown_board_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UsageError) as caught:
         load_board("nucleo-f446")
     assert str(caught.value) == (
-        "there is no board 'nucleo-f446'; mcugen knows host, mps2-an383, mps2-an385, mps2-an386, mps2-an500, "
-        "mps2-an505, mps3-an547, nucleo, nucleo-f446re, qemu-virt-rv32, rv32\n"
+        f"there is no board 'nucleo-f446'; mcugen knows {', '.join(board_names())}\n"
         "  where: --board\n"
-        "  try:   nucleo-f446re or nucleo, or the path of your own .toml file"
+        "  try:   nucleo-f446re or nucleo-l476rg, or the path of your own .toml file"
     )
     with pytest.raises(UsageError) as caught:
         load_board("zx81")
@@ -218,7 +249,12 @@ WRONG = [
     ),
     ('["dsp", "fpu"]', '["mve"]', "core.features has 'mve'", "it may list dsp, fpu"),
     ('["dsp", "fpu"]', '"dsp"', "core.features is 'dsp'", "it must be a list of texts"),
-    ('"stm32f4"', '"stm32"', "port is 'stm32'", "it must be one of host, mps2, stm32f4, virt"),
+    (
+        '"stm32f4"',
+        '"stm32"',
+        "port is 'stm32'",
+        f'it must be one of {", ".join(_ports())}, or "./" and a folder beside this file',
+    ),
     (
         'port = "stm32f4"',
         'port = "host"',
@@ -245,6 +281,12 @@ WRONG = [
     ),
     ("[facts]", "[facts]\nled = 5", "facts.led is 5", "it must be a table"),
     ("[core]", "[core]\ncount = 3", "core.count is 3", "it must be a whole number from 1 to 2"),
+    (
+        "[core]",
+        "[core]\ncount = 2",
+        "core.count is 2, and port 'stm32f4' starts one core",
+        "leave it out, or write the port's second_core.c (ports/second_core.h has the contract)",
+    ),
     ("[flash]", "[flash]\nxip = 1", "flash.xip is 1", "it must be true or false"),
     (
         "[facts]",
@@ -287,6 +329,7 @@ WRONG = [
 
 def test_a_board_may_have_more_memories_cores_and_ways_to_flash_it(tmp_path: Path) -> None:
     text = NUCLEO.replace("[core]", "[core]\ncount = 2").replace("[flash]", "[flash]\nxip = true")
+    text = text.replace('port = "stm32f4"', 'port = "rp2"')
     text = (
         text.partition("[flashing.")[0]
         + """

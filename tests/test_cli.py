@@ -25,6 +25,7 @@ from tools import missing
 from mcugen import __version__, integers, pipeline, sources, toolchain
 from mcugen import ladder as rungs
 from mcugen import layout as layouts
+from mcugen.boards import board_names
 from mcugen.checkpoints import write_checkpoint
 from mcugen.cli import main, mcugen
 from mcugen.emulate import unicorn_machine
@@ -33,6 +34,7 @@ from mcugen.generate import generate, prompt_tokens
 from mcugen.ir import Config, Project
 from mcugen.project import MARKER
 from mcugen.quantized_file import load_quantized
+from mcugen.resources import data_dir
 from mcugen.sampler import make_sampler
 from mcugen.tokenizer import decode, read_tokenizer, write_tokenizer
 
@@ -136,7 +138,7 @@ def test_help_says_what_a_command_does_and_what_each_option_means(name: str, com
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     text = done("--help")
     assert sorted(mcugen.commands) == [
-        "bench", "boards", "build", "eval", "export", "plan", "quantize", "run", "verify",
+        "bench", "boards", "build", "eval", "export", "flash", "matrix", "monitor", "plan", "quantize", "run", "verify",
     ]  # fmt: skip
     assert "Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch" in " ".join(text.split())
 
@@ -157,14 +159,14 @@ def test_build_writes_the_whole_folder(files: Files) -> None:
     assert str(out) in text
     assert "instructions per token, positions 0 to 29: " in text
     assert sorted(path.name for path in out.iterdir()) == [
-        "Makefile", "README.md", "app", MARKER, "firmware.bin", "firmware.elf", "firmware.hex", "kernels", "linker.ld",
-        "main.c", "memory.json", "memory.txt", "model.safetensors", "ports", "runtime", "tiny.c", "tiny.h",
+        "Makefile", "README.md", "app", MARKER, "build_id.h", "firmware.bin", "firmware.elf", "firmware.hex", "kernels",
+        "linker.ld", "main.c", "memory.json", "memory.txt", "model.safetensors", "ports", "runtime", "tiny.c", "tiny.h",
         "tiny_vocabulary.c", "tiny_weights.c", "tiny_weights.h", "verification.json", "verification.txt",
     ]  # fmt: skip
     facts = json.loads((out / MARKER).read_text())
     assert sorted(facts) == [
-        "board", "board_sha256", "checkpoint_sha256", "command", "context", "files", "flash_bytes", "mcugen", "model",
-        "recipe", "sections", "stack_bytes", "static_bytes", "toolchain",
+        "board", "board_sha256", "build_id", "checkpoint_sha256", "command", "context", "files", "flags", "flash_bytes",
+        "mcugen", "model", "packages", "recipe", "sections", "stack_bytes", "static_bytes", "toolchain",
     ]  # fmt: skip
     for path, digest in facts["files"].items():
         assert hashlib.sha256((out / path).read_bytes()).hexdigest() == digest
@@ -994,11 +996,8 @@ def test_boards(files: Files) -> None:
 
 # ---------------------------------------------------------------- errors
 
-BOARDS = [
-    "host", "mps2-an383", "mps2-an385", "mps2-an386", "mps2-an500", "mps2-an505", "mps3-an547", "nucleo-f446re",
-    "qemu-virt-rv32",
-]  # fmt: skip
-KNOWN = ", ".join(sorted([*BOARDS, "nucleo", "rv32"]))
+BOARDS = sorted(path.stem for path in data_dir("boards").iterdir())
+KNOWN = ", ".join(board_names())
 USAGE = "Usage: mcugen {0} [OPTIONS] [MODEL]\nTry 'mcugen {0} --help' for help.\n\nError: {1}\n"
 
 
@@ -1134,7 +1133,7 @@ def test_what_does_not_fit_says_which_context_does(files: Files) -> None:
             f"({wanted['stack']:,} B) and runtime ({wanted['statics']:,} B) need {wanted['used']:,} B of RAM; "
             f"small has {needed + 3:,} B\n"
             f"  where: memory plan, peak at {peak}\n"
-            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f446re\n",
+            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f401re\n",
             command, *files.named, "--board", "small.toml", "--context", 12,
         )  # fmt: skip
     assert os.listdir() == ["small.toml"]

@@ -21,6 +21,7 @@ from mcugen.emulate.cortex_m import CortexM
 from mcugen.generate import generate, prompt_tokens, suffix_tokens
 from mcugen.ir import NO_MERGE, Config, Firmware, Tokenizer
 from mcugen.layout import Layout
+from mcugen.rendering import build_id
 from mcugen.sampler import Sampler, make_sampler, sample
 from mcugen.simulate import simulate
 from mcugen.tokenizer import decode
@@ -31,7 +32,7 @@ LETTERS = Config(16, 12, 1, 2, 1, 24, 12, False)  # few pieces: bos and eos come
 GREEDY = make_sampler(0, 0, 1, 1)
 DEFAULT_TOKENS = layouts.MAX_TOKENS
 TOO_LONG = b"? the line is too long\n"
-UNKNOWN = b"? #tokens N, #sampler MULTIPLIER SHIFT TOP_K TOP_P SEED or #check N\n"
+UNKNOWN = b"? #tokens N, #sampler MULTIPLIER SHIFT TOP_K TOP_P SEED, #check N or #build\n"
 
 
 def letters_tokenizer(suffix: str = "") -> Tokenizer:
@@ -244,6 +245,7 @@ REFUSED = [
     b"#sampler", b"#sampler 0 0 0 65536", b"#sampler 0 0 0 65536 1 1", b"#sampler 32768 0 0 65536 1",
     b"#sampler 16384 32 0 65536 1", b"#sampler 16384 5 0 0 1", b"#sampler 16384 5 0 65537 1", b"#sampler 16384 5 0 65536 0",
     b"#sampler 4294967296 5 0 65536 1", b"#check", b"#check x", b"#check 1 1", b"#check 4294967297", b"#help",
+    b"#buil", b"#build ", b"#builds", b"#Build",
 ]  # fmt: skip
 
 
@@ -284,6 +286,15 @@ def test_check_prints_tokens_and_hashes_of_all_logits(which: str, console: type[
     found = said(console(layout, b"#tokens 3\nabc\n#check 40\nabc\n#check 0\n"))
     text = answer(layout, b"abc", 3)
     assert found == [banner(layout, console), b"", text, lines, text, b""]
+
+
+@BOTH
+def test_build_says_which_build_it_is(console: type[on_host]) -> None:
+    layout = layout_of("letters")
+    here = layouts.on_host(layout) if console is on_host else layout
+    build = build_id(layouts.make_project(here, ladder.COMMAND).files)
+    expected = banner(layout, console).replace(b"\n", f", build {build}\n".encode())
+    assert said(console(layout, b"#build\n#build\n")) == [banner(layout, console), expected, expected]
 
 
 def test_fnv1a_is_the_published_function() -> None:

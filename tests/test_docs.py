@@ -14,7 +14,7 @@ import pytest
 from mcugen.cli import mcugen
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "firmware/README.md")
+DOCUMENTS = ("README.md", "DESIGN.md", "CONTRIBUTING.md", "CHANGELOG.md", "firmware/README.md", "docs/own-board.md")
 FOLDERS = ("mcugen", "firmware", "templates", "boards", "tests", ".ci")
 OTHER_OPTIONS = {"--update-golden", "--integers", "--show"}  # of pytest here, of mcugen.models.*.evaluate
 

@@ -15,7 +15,7 @@ from tools import missing, require_program
 from mcugen import toolchain
 from mcugen.boards import load_board
 from mcugen.emulate import unicorn_machine
-from mcugen.emulate.cortex_m import CortexM
+from mcugen.emulate.cortex_m import REGISTERS, CortexM
 from mcugen.emulate.elf import Elf, Symbol, parse_elf
 from mcugen.emulate.host import HostMachine, find_libasan
 from mcugen.emulate.machine import FirmwareFault, Machine, Region
@@ -324,7 +324,7 @@ def test_a_board_without_a_model_is_refused(firmware: Firmware) -> None:
     assert str(caught.value) == (
         "there is no model of port host on host\n"
         "  where: emulating host\n"
-        "  try:   choose a board with port mps2 or stm32f4, or the host"
+        f"  try:   choose a board with port {' or '.join(sorted(REGISTERS))}, or the host"
     )
 
 
@@ -541,7 +541,7 @@ def test_qemu_has_no_machine_for_every_board(library: Firmware) -> None:
     assert str(caught.value) == (
         "QEMU has no machine for port host on host\n"
         "  where: running host in QEMU\n"
-        "  try:   choose a board with port mps2 or stm32f4 or virt"
+        "  try:   choose a board with port mps2 or nrf5 or stm32f4 or virt"
     )
 
 

@@ -47,6 +47,7 @@ def test_a_core_with_two_pipelines_has_matrix_kernels_of_its_own() -> None:
         "add_s16", "scale_s16", "headnorm_s16", "geglu_s16", "geglu_tanh_s16", "reglu_s16", "relu2glu_s16", "route_s32",
     }  # fmt: skip
     assert one.kernels.keys() == two.kernels.keys() == PORTABLE.keys() - rare - of_relatives
+    assert one.forms == two.forms
     for kernel, variant in one.kernels.items():
         assert variant.symbol == two.kernels[kernel].symbol
         assert (variant.sources != two.kernels[kernel].sources) == kernel.startswith("linear")
@@ -469,13 +470,18 @@ def check_attention(
 ) -> None:  # fmt: skip
     core.reset()
     at = core.place(q)
-    out, scores = core.place(b"\x55" * q.nbytes), core.place(bytes(4 * up(len(keys), 16)))
+    scores = core.place(bytes(4 * up(len(keys), 16)))
     rings = core.place(keys), core.place(value_ring(values))
-    core.call("mg_attention_s16_dsp", out, at, *rings, scores, length, core.struct(*shape, shift, drop))
     visible = (np.arange(len(keys)) < length)[None]
     expected = kernels.attention_s16(q[None], keys, values, visible, *shape[:2], shift, drop)[0]
-    np.testing.assert_array_equal(core.read(out, "int16", len(q)), expected)
-    np.testing.assert_array_equal(core.read(at, "int16", len(q)), q)
+    group = shape[0] // shape[1]
+    narrower = ["_singles"] if group == 1 else [] if group % 2 else ["_pairs"]
+    for form in ("", *narrower):
+        out = core.place(b"\x55" * q.nbytes)
+        symbol = f"mg_attention{form}_s16_dsp"
+        core.call(symbol, out, at, *rings, scores, length, core.struct(*shape, shift, drop))
+        np.testing.assert_array_equal(core.read(out, "int16", len(q)), expected)
+        np.testing.assert_array_equal(core.read(at, "int16", len(q)), q)
 
 
 @pytest.mark.parametrize("shape", HEADS, ids=str)

@@ -1,4 +1,4 @@
-"""The commands of README.md are run as they stand there.
+"""The commands of README.md and of the tutorial are run as they stand there.
 
 A comment before a code block says what is done with it:
 
@@ -23,7 +23,8 @@ import pytest
 from tools import require_program
 from zoo import DATA
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "own-board.md")
 DATA_FILES = ("stories260K.bin", "tok512.bin", "tinystories.txt")
 _BLOCK = re.compile(
     r"<!-- (?P<kind>run|file)(: (?P<words>[^>]+))? -->\n```\w+\n(?P<content>.*?)```\n(```text\n(?P<output>.*?)```\n)?",
@@ -35,20 +36,21 @@ _BLOCK = re.compile(
 class Block:
     """content: of the code block; output: of the text block that follows it, or None."""
 
+    document: Path
     kind: str
     words: frozenset[str]
     content: str
     output: str | None
 
 
-def blocks(text: str) -> list[Block]:
+def blocks(text: str, document: Path = DOCUMENTS[0]) -> list[Block]:
     return [
-        Block(m["kind"], frozenset((m["words"] or "").split(", ")) - {""}, m["content"], m["output"])
+        Block(document, m["kind"], frozenset((m["words"] or "").split(", ")) - {""}, m["content"], m["output"])
         for m in _BLOCK.finditer(text)
     ]
 
 
-BLOCKS = blocks(README.read_text(encoding="utf-8"))
+BLOCKS = [block for path in DOCUMENTS for block in blocks(path.read_text(encoding="utf-8"), path)]
 
 
 def commands() -> list[object]:
@@ -72,8 +74,10 @@ def prepare(block: Block, folder: Path) -> dict[str, str]:
                 pytest.skip(f"{name} is not here")
             (folder / name).symlink_to(DATA / name)
     for file in BLOCKS:
-        if file.kind == "file":
-            (folder / next(iter(file.words))).write_text(file.content, encoding="utf-8")
+        if file.kind == "file" and file.document == block.document:
+            target = folder / next(iter(file.words))
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(file.content, encoding="utf-8")
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**os.environ, "PATH": path, "COLUMNS": "100"}
 
@@ -102,14 +106,16 @@ def update(block: Block, printed: str) -> None:
     """Replace the text block that follows a shell block."""
     if block.output is not None:
         before = f"```sh\n{block.content}```\n```text\n"
-        text = README.read_text(encoding="utf-8")
+        text = block.document.read_text(encoding="utf-8")
         assert text.count(before) == 1
-        README.write_text(text.replace(f"{before}{block.output}```", f"{before}{printed}```"), encoding="utf-8")
+        block.document.write_text(
+            text.replace(f"{before}{block.output}```", f"{before}{printed}```"), encoding="utf-8"
+        )
 
 
 def test_every_shell_block_is_run() -> None:
     """A block that nobody runs is one that stops working."""
-    text = README.read_text(encoding="utf-8")
+    text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     assert text.count("```sh\n") == sum(block.kind == "run" for block in BLOCKS) >= 8
 
 
@@ -118,6 +124,6 @@ def test_blocks_are_found_with_their_words_and_output() -> None:
         "<!-- run: slow, data -->\n```sh\na b\n```\n```text\nc\n```\n<!-- run -->\n```sh\nd\n```\n\n```text\ne\n```\n"
     )
     assert blocks(text) == [
-        Block("run", frozenset({"slow", "data"}), "a b\n", "c\n"),
-        Block("run", frozenset(), "d\n", None),
+        Block(DOCUMENTS[0], "run", frozenset({"slow", "data"}), "a b\n", "c\n"),
+        Block(DOCUMENTS[0], "run", frozenset(), "d\n", None),
     ]

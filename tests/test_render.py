@@ -97,6 +97,7 @@ def generated(project: Project) -> dict[str, str]:
 
 def test_the_golden_project_is_what_is_rendered(update_golden: bool) -> None:
     files = generated(rendered(tiny()))
+    del files["build_id.h"]  # changes with any file of firmware/; tests/test_build_id.py looks into it
     if update_golden:
         for path in GOLDEN.glob("*"):
             path.unlink()

@@ -25,10 +25,11 @@ from mcugen.emulate.machines import open_machine
 from mcugen.emulate.qemu import run_console
 from mcugen.emulate.riscv import RiscV
 from mcugen.errors import ToolError
+from mcugen.images import to_bin
 from mcugen.ir import Firmware, Project
 from mcugen.ports import port_files
 from mcugen.resources import data_dir
-from mcugen.toolchain import build, find_toolchain, to_bin
+from mcugen.toolchain import build, find_toolchain
 from mcugen.verify import verify
 
 VIRT = load_board("qemu-virt-rv32")
@@ -247,7 +248,7 @@ def test_another_port_is_refused(probe: Firmware) -> None:
     assert str(caught.value) == (
         "there is no model of port stm32f4 on cortex-m4\n"
         "  where: emulating nucleo-f446re\n"
-        "  try:   choose a board with port virt, or the host"
+        "  try:   choose a board with port esp32c3 or virt, or the host"
     )
 
 

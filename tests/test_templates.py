@@ -69,6 +69,6 @@ def test_a_name_that_is_not_there_is_an_error() -> None:
 def test_every_template_is_used_and_gives_one_file() -> None:
     """model.h.j2 makes random.h: the template's name is its output's, with the model's name for "model"."""
     assert [path.name for path in TEMPLATES if path.parent.name == "c"] == [
-        "Makefile.j2", "README.md.j2", "linker.ld.j2", "main.c.j2", "model.c.j2", "model.h.j2", "vocabulary.c.j2",
-        "weights.c.j2", "weights.h.j2",
+        "Makefile.j2", "README.md.j2", "build_id.h.j2", "linker.ld.j2", "main.c.j2", "model.c.j2", "model.h.j2",
+        "vocabulary.c.j2", "weights.c.j2", "weights.h.j2",
     ]  # fmt: skip

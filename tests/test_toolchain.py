@@ -28,9 +28,10 @@ from mcugen.cache import default_cache_dir
 from mcugen.cores import CORES, GCC_PREFIXES
 from mcugen.errors import DoesNotFitError, McugenError, ToolError, UsageError
 from mcugen.flags import assemble_flags, compile_cxx_flags, compile_flags, link_flags
+from mcugen.images import to_bin, to_hex
 from mcugen.ir import Board, MemoryRegion, Project
 from mcugen.resources import data_dir
-from mcugen.toolchain import Toolchain, build, find_toolchain, to_bin, to_hex
+from mcugen.toolchain import Toolchain, build, find_toolchain
 
 NUCLEO = load_board("nucleo")
 HOST = load_board("host")
@@ -152,6 +153,7 @@ def test_the_vector_table_starts_the_core(compiler: Toolchain, cache: Path) -> N
 @pytest.mark.parametrize(
     ("core", "features"),
     [
+        ("cortex-m0", ()),
         ("cortex-m0plus", ()),
         ("cortex-m3", ()),
         ("cortex-m4", ("dsp",)),

@@ -6,6 +6,8 @@ enum { LINE_SIZE = 160, END_OF_TRANSMISSION = 4 };
 
 typedef struct {
     const mg_model_t *model;
+    const char *banner;
+    const char *build;
     mg_sampler_t sampler;
     int32_t max_tokens;
 } console_t;
@@ -190,12 +192,19 @@ static void command(console_t *console, int32_t length)
         check(console->model, numbers[0]);
         return;
     }
-    print("? #tokens N, #sampler MULTIPLIER SHIFT TOP_K TOP_P SEED or #check N\n");
+    if (length == after_word("#build", length)) {
+        print(console->banner);
+        print(", build ");
+        print(console->build);
+        print("\n");
+        return;
+    }
+    print("? #tokens N, #sampler MULTIPLIER SHIFT TOP_K TOP_P SEED, #check N or #build\n");
 }
 
-void mg_console(const mg_model_t *model, const char *banner, int32_t max_tokens)
+void mg_console(const mg_model_t *model, const char *banner, const char *build, int32_t max_tokens)
 {
-    console_t console = {model, {0, 0, 0, 65536u, 1u}, max_tokens};
+    console_t console = {model, banner, build, {0, 0, 0, 65536u, 1u}, max_tokens};
     print(banner);
     print("\n");
     end_answer();

@@ -32,10 +32,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Elf:
-    """segments: non-empty PT_LOAD contents. symbols: sorted by address, larger first, then by name."""
+    """segments: non-empty PT_LOAD contents. symbols: sorted by address, larger first, then by name.
+
+    machine: "EM_ARM" or another name of the ELF specification. occupied: (address, bytes) of what a program uses, its
+    zeroed memory and stack included.
+    """
 
     segments: tuple[Segment, ...]
     symbols: tuple[Symbol, ...]
+    machine: str = ""
+    occupied: tuple[tuple[int, int], ...] = ()
 
     def symbol(self, name: str) -> Symbol:
         """Return the symbol of that name; a global one wins over a static one.
@@ -64,15 +70,18 @@ def parse_elf(image: bytes) -> Elf:
             for part in file.iter_segments()
             if part["p_type"] == "PT_LOAD" and part["p_filesz"]
         )
-        thumb = file["e_machine"] == "EM_ARM"
+        machine = str(file["e_machine"])
+        loaded = file.iter_segments("PT_LOAD")
+        occupied = tuple((part["p_vaddr"], part["p_memsz"]) for part in loaded if part["p_memsz"])
     except ELFError as error:
         raise InputError(
             f"{len(image)} bytes are not an ELF file ({error})", where="firmware", hint="pass the linked .elf file"
         ) from error
     if table is None:
         raise InputError("the ELF has no symbol table", where="firmware", hint="link it without -s or --strip-all")
-    symbols = [_symbol(entry, thumb) for entry in table.iter_symbols() if _is_defined(entry)]
-    return Elf(segments, tuple(sorted(symbols, key=lambda s: (s.address, -s.size, s.name))))
+    symbols = [_symbol(entry, machine == "EM_ARM") for entry in table.iter_symbols() if _is_defined(entry)]
+    ordered = tuple(sorted(symbols, key=lambda s: (s.address, -s.size, s.name)))
+    return Elf(segments, ordered, machine, occupied)
 
 
 class AddressBook:

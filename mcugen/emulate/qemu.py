@@ -42,6 +42,7 @@ MACHINES: Mapping[tuple[str, str], QemuMachine] = {
     ("mps2", "cortex-m7"): QemuMachine("mps2-an500"),
     ("mps2", "cortex-m33"): QemuMachine("mps2-an505"),
     ("mps2", "cortex-m55"): QemuMachine("mps3-an547"),
+    ("nrf5", "cortex-m0"): QemuMachine("microbit"),
     ("virt", "rv32imc"): QemuMachine(
         "virt",
         program="qemu-system-riscv32",

@@ -11,6 +11,7 @@ try:
 except ImportError:  # an optional dependency; UnicornMachine says what to install
     unicorn = None
 
+from mcugen.emulate.esp32c3 import Esp32c3
 from mcugen.emulate.profile_hook import CODE_RISCV
 from mcugen.emulate.registers import Registers
 from mcugen.emulate.unicorn_machine import InstructionSet, UnicornMachine, check_model
@@ -19,7 +20,7 @@ from mcugen.ir import Board
 
 # RV32IMAC, the smallest of unicorn's cores that has I, M and C; the compiler emits no A.
 _CPU_MODELS = {"rv32imc": "UC_CPU_RISCV32_SIFIVE_E31"}
-REGISTERS: Mapping[str, Callable[[], Registers]] = {"virt": Virt}
+REGISTERS: Mapping[str, Callable[[Board], Registers]] = {"virt": lambda _: Virt(), "esp32c3": Esp32c3}
 # RISC-V Instruction Set Manual, volume II, table "Machine cause register (mcause) values after trap"
 _EXCEPTIONS = {
     0: "misaligned jump",
@@ -63,13 +64,13 @@ class RiscV(UnicornMachine):
         return engine
 
     def _peripherals(self) -> Registers:
-        return REGISTERS[self._board.port]()
+        return REGISTERS[self._board.port](self._board)
 
     def _start(self) -> int:
-        """The core begins at the first address of flash; no register but pc has a stated value."""
+        """The core, or its boot ROM, begins at the first code in flash; no register but pc has a stated value."""
         for register in range(1, 32):
             self._uc.reg_write(riscv.UC_RISCV_REG_X0 + register, 0xA5A5A5A5)
-        return self._board.flash.origin
+        return self.address("Reset_Handler")
 
     def _is_peripheral(self, address: int) -> bool:
         return 0x00100000 <= address < 0x80000000  # QEMU, hw/riscv/virt.c, virt_memmap: all but ROM and RAM

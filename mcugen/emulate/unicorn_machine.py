@@ -27,6 +27,7 @@ from mcugen.emulate.instructions import instruction_size
 from mcugen.emulate.machine import FaultKind, FirmwareFault, Profile, Regions
 from mcugen.emulate.profile_hook import (
     CODE_RISCV,
+    CODE_THUMB,
     STOP_LIMIT,
     STOP_MISALIGNED,
     STOP_NONE,
@@ -36,12 +37,15 @@ from mcugen.emulate.profile_hook import (
     load_profile_hook,
 )
 from mcugen.emulate.registers import PAGE, BadRegisterAccess, Registers
+from mcugen.emulate.second_core import Mailboxes, Runner
 from mcugen.errors import InternalError, ToolError
 from mcugen.ir import Board, Firmware, MemoryRegion
 
 INSTRUCTIONS = 1_000_000_000  # default limit of one run; several seconds on a PC
 _RAM_AT_RESET = 0xA5  # not zero, so that code which forgets to initialise is found
 _UNANSWERED_POLLS = 64  # in a row, with no input left: the firmware waits for its user
+_NOWHERE = 0xFFFFFFFE  # an address where no run ends
+_WFE = b"\x20\xbf"  # "wait for event"
 _NEAR_STACK = 512  # bytes below the stack pointer that a push or a local array may reach first
 
 
@@ -99,6 +103,7 @@ class UnicornMachine(abc.ABC):
                 hint="pip install 'mcugen[emulate]'",
             )
         self._set = self._instruction_set(board)
+        self._sleeps = f"sleeps ({self._set.sleep}), and nothing wakes it"
         self._board = board
         self.title = f"{board.name} in unicorn"
         self._elf = parse_elf(firmware.image)
@@ -109,6 +114,8 @@ class UnicornMachine(abc.ABC):
         self._state = ProfileState()
         self._flash = _Memory(board.flash)
         self._ram = _Memory(board.ram)
+        data = board.flash_data
+        self._flash_data = None if data is None else self._flash.at(MemoryRegion(data, board.flash.size))
         self._observer: Callable[[int], None] | None = None
         self._at_console = False
         self._fault: FirmwareFault | None = None
@@ -268,7 +275,11 @@ class UnicornMachine(abc.ABC):
                 )
             self._flash.write(segment.address, segment.data)
         self._uc = self._engine()
-        self._flash.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        if self._flash_data is None:
+            self._flash.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        else:  # the bus of code reads no bytes: what it is asked for is a fault
+            self._flash.map_into(self._uc, unicorn.UC_PROT_EXEC)
+            self._flash_data.map_into(self._uc, unicorn.UC_PROT_READ)
         self._ram.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
         self._registers = self._peripherals()
         for page in self._registers.pages:
@@ -278,7 +289,15 @@ class UnicornMachine(abc.ABC):
         return entry
 
     def _add_hooks(self) -> None:
-        state = self._state
+        self._add_counters(self._uc, self._state)
+        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid_access)
+        self._uc.hook_add(unicorn.UC_HOOK_INTR, self._on_exception)
+        if self._elf.has("mg_op_done"):  # now: a hook has no effect on blocks that are translated already
+            at = self.address("mg_op_done")
+            self._uc.hook_add(unicorn.UC_HOOK_CODE, self._on_op_done, begin=at, end=at)
+
+    def _add_counters(self, uc: Any, state: ProfileState) -> None:
+        """Let profile_hook.c count what an engine does in `state`, from now on."""
         ctypes.memset(ctypes.byref(state), 0, ctypes.sizeof(state))
         state.code = self._flash.pointer()
         state.code_origin, state.code_size = self._board.flash.origin, self._board.flash.size
@@ -289,27 +308,26 @@ class UnicornMachine(abc.ABC):
         state.has_status, state.status_register = int(self._set.status is not None), self._set.status or 0
         state.stack_low, state.stack_high = self._stack_bottom, self._stack_top
         state.stack_lowest = self._stack_top
-        self._add_native_hook(unicorn.UC_HOOK_BLOCK, self._hook.mg_on_block)
+        self._add_native_hook(uc, state, unicorn.UC_HOOK_BLOCK, self._hook.mg_on_block)
         if self._watched:
             kinds = unicorn.UC_HOOK_MEM_READ | unicorn.UC_HOOK_MEM_WRITE
-            self._add_native_hook(kinds, self._hook.mg_on_access)
-        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid_access)
-        self._uc.hook_add(unicorn.UC_HOOK_INTR, self._on_exception)
-        if self._elf.has("mg_op_done"):  # now: a hook has no effect on blocks that are translated already
-            at = self.address("mg_op_done")
-            self._uc.hook_add(unicorn.UC_HOOK_CODE, self._on_op_done, begin=at, end=at)
+            self._add_native_hook(uc, state, kinds, self._hook.mg_on_access)
 
-    def _add_native_hook(self, kind: int, function: Any) -> None:
+    def _add_native_hook(self, uc: Any, state: ProfileState, kind: int, function: Any) -> None:
         """Register a C function through unicorn's C API; begin > end means every address."""
         handle = ctypes.c_size_t()
         callback = ctypes.cast(function, ctypes.c_void_p)
-        user = ctypes.byref(self._state)
+        user = ctypes.byref(state)
         begin, end = ctypes.c_uint64(1), ctypes.c_uint64(0)
-        status = uclib.uc_hook_add(
-            self._uc._uch, ctypes.byref(handle), ctypes.c_int(kind), callback, user, begin, end
-        )
+        status = uclib.uc_hook_add(uc._uch, ctypes.byref(handle), ctypes.c_int(kind), callback, user, begin, end)
         if status != unicorn.UC_ERR_OK:
             raise InternalError(f"unicorn refuses a hook (error {status})", where=self.title)
+
+    # ------------------------------------------------------------ a second core
+
+    def _second_core(self, mailboxes: Mailboxes) -> Runner:
+        """A second core of the same kind on this machine's memories, asleep."""
+        return _SecondCore(self, mailboxes)
 
     # ------------------------------------------------------------ running
 
@@ -323,16 +341,22 @@ class UnicornMachine(abc.ABC):
         except unicorn.UcError as error:
             undefined = error.errno == unicorn.UC_ERR_INSN_INVALID
             what = self._set.invalid if undefined else f"stops the emulator: {error}"
+            what = self._sleeps if self._asleep(self._uc) else what
             self._fault = self._fault or self._exception(what)
         reached = self._uc.reg_read(self._set.pc)
         if self._fault is None and state.stop_reason == STOP_PAUSED:
             return
         fault = self._fault or self._stop_fault()
         if fault is None and reached != end:
-            fault = self._exception(f"sleeps ({self._set.sleep}), and nothing wakes it")
+            fault = self._exception(self._sleeps)
         if fault is not None:
             self._uc = None
             raise fault
+
+    def _asleep(self, uc: Any) -> bool:
+        """Has an engine stopped behind a WFE? unicorn does not know the instruction."""
+        at = uc.reg_read(self._set.pc) - len(_WFE)
+        return self._set.code == CODE_THUMB and self._flash.holds(at, len(_WFE)) and self.read(at, len(_WFE)) == _WFE
 
     def _stop_fault(self) -> FirmwareFault | None:
         """Why profile_hook.c stopped the run."""
@@ -403,6 +427,8 @@ class UnicornMachine(abc.ABC):
             size_text = f"{self._stack_top - self._stack_bottom:,} B"
             what = f"overflows its stack of {size_text}: {access}, {below:,} B below it"
             return self._error("stack-overflow", what, pc, address)
+        if kind == unicorn.UC_MEM_READ_PROT:
+            return self._error("unmapped", f"{access}, where only code is", pc, address)
         if self._is_peripheral(address):
             return self._error("register", f"{access}: no register that the port uses", pc, address)
         return self._error("unmapped", f"{access}, where no memory is", pc, address)
@@ -429,19 +455,84 @@ class UnicornMachine(abc.ABC):
         return f"{address:#010x} ({self._names.name(address)})" if owner else f"{address:#010x}"
 
     def _memory(self, address: int, size: int) -> _Memory:
-        for memory in (self._ram, self._flash):
-            if memory.holds(address, size):
+        for memory in (self._ram, self._flash, self._flash_data):
+            if memory is not None and memory.holds(address, size):
                 return memory
         raise InternalError(f"{size} B at {address:#010x} are neither RAM nor flash", where=self.title)
+
+
+class _SecondCore:
+    """The Runner of a machine: an engine of its own. Its faults are the machine's."""
+
+    def __init__(self, machine: UnicornMachine, mailboxes: Mailboxes) -> None:
+        self._machine = machine
+        self._mailboxes = mailboxes
+        self._uc = machine._engine()
+        self._pc = 0
+        self.state = ProfileState()
+        machine._flash.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        machine._ram.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+        for page in mailboxes.pages:
+            self._uc.mmio_map(page, PAGE, self._on_read, page, self._on_write, page)
+        machine._add_counters(self._uc, self.state)
+        self.state.stack_low = self.state.stack_high = self.state.stack_lowest = 0  # start() knows
+        self._uc.hook_add(unicorn.UC_HOOK_MEM_INVALID, self._on_invalid_access)
+
+    def start(self, stack: int, entry: int) -> None:
+        self._uc.reg_write(self._machine._set.sp, stack)
+        self._pc = entry & ~self._machine._set.code_bit
+
+    def run(self) -> None:
+        machine, state, core = self._machine, self.state, self._machine._set
+        state.stop_reason, state.limit = STOP_NONE, state.instructions + machine._limit
+        try:
+            self._uc.emu_start(self._pc | core.code_bit, _NOWHERE)
+        except unicorn.UcError:
+            self._pc = self._uc.reg_read(core.pc)
+            if machine._asleep(self._uc) and machine._fault is None:
+                return
+        what = f"stops the second core, at {machine._names.name(self._uc.reg_read(core.pc))}"
+        if state.stop_reason == STOP_MISALIGNED:
+            what = f"lets the second core access {state.stop_size} bytes at the misaligned {state.stop_address:#010x}"
+        self._refuse(what)
+
+    def _on_read(self, uc: Any, offset: int, size: int, page: int) -> int:
+        try:
+            return self._mailboxes.second_read(page + offset, size)
+        except BadRegisterAccess as error:
+            self._refuse(f"lets the second core read {size} bytes at {page + offset:#010x}: {error}")
+            return 0
+
+    def _on_write(self, uc: Any, offset: int, size: int, value: int, page: int) -> None:
+        try:
+            self._mailboxes.second_write(page + offset, size, value)
+        except BadRegisterAccess as error:
+            self._refuse(f"lets the second core write {size} bytes at {page + offset:#010x}: {error}")
+
+    def _on_invalid_access(self, uc: Any, kind: int, address: int, size: int, value: int, user: object) -> bool:
+        pc, sp = uc.reg_read(self._machine._set.pc), uc.reg_read(self._machine._set.sp)
+        self._machine._fault = self._machine._fault or self._machine._access_fault(kind, address, size, pc, sp)
+        return False
+
+    def _refuse(self, what: str) -> None:
+        machine = self._machine
+        pc = machine._uc.reg_read(machine._set.pc)
+        machine._fault = machine._fault or machine._error("exception", what, pc, self._pc)
+        self._uc.emu_stop()
+        machine._uc.emu_stop()
 
 
 class _Memory:
     """A region of the board, as an array that the engine and Python share."""
 
-    def __init__(self, region: MemoryRegion) -> None:
+    def __init__(self, region: MemoryRegion, shared: ctypes.Array[ctypes.c_uint8] | None = None) -> None:
         self._region = region
-        self._bytes = (ctypes.c_uint8 * region.size)()
+        self._bytes = (ctypes.c_uint8 * region.size)() if shared is None else shared
         self._view = memoryview(self._bytes).cast("B")
+
+    def at(self, region: MemoryRegion) -> _Memory:
+        """The same bytes at other addresses."""
+        return _Memory(region, self._bytes)
 
     def pointer(self) -> int:
         return ctypes.addressof(self._bytes)

@@ -41,6 +41,7 @@ from mcugen.rendering import (
     op_comment,
     runtime_headers,
     runtime_sources,
+    with_build_id,
 )
 from mcugen.resources import data_dir
 
@@ -185,7 +186,7 @@ def render_microtvm(
     return Project(
         name=prefix,
         board=board,
-        files=dict(sorted(files.items())),
+        files=files if observed else with_build_id(files),
         sources=sources,
         include_dirs=INCLUDE_DIRS,
         linker_script=None if on_host else "linker.ld",

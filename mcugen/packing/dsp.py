@@ -102,10 +102,10 @@ def _chunk(digits: list[tuple[_Ints, int]]) -> int:
 def _packed(blocks: NDArray[np.uint32], chunk_words: int, cols: int, chunk: int) -> Packed:
     """blocks: [blocks, words], each in the order of columns."""
     if chunk >= cols:
-        return Packed(blocks.reshape(-1), cols)
+        return Packed(blocks.reshape(-1), cols, BLOCK, blocks.shape[1])
     parts = [
         blocks[tile : tile + TILE, start : start + chunk_words].reshape(-1)
         for tile in range(0, len(blocks), TILE)
         for start in range(0, blocks.shape[1], chunk_words)
     ]
-    return Packed(np.concatenate(parts), chunk)
+    return Packed(np.concatenate(parts), chunk, TILE * BLOCK, TILE * blocks.shape[1])

@@ -183,5 +183,5 @@ def _start(starts: Callable[[list[_Ints]], list[_Ints]], w: _Ints, offset: int, 
 
 def _packed(chunks: list[_Ints], chunk: int, cols: int) -> Packed:
     """chunks: per chunk of columns [blocks, words]."""
-    stream = np.concatenate(chunks, 1).reshape(-1) & 0xFFFFFFFF
-    return Packed(stream.astype(np.uint32), min(chunk, cols))
+    blocks = np.concatenate(chunks, 1) & 0xFFFFFFFF
+    return Packed(blocks.reshape(-1).astype(np.uint32), min(chunk, cols), BLOCK, blocks.shape[1])

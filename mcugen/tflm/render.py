@@ -23,6 +23,7 @@ from mcugen.rendering import (
     render_linker_script,
     runtime_files,
     runtime_sources,
+    with_build_id,
 )
 from mcugen.resources import data_dir
 from mcugen.tflm.interpreter_worker import REGISTERER
@@ -152,7 +153,7 @@ def render_tflm(
     project = Project(
         name=prefix,
         board=board,
-        files=dict(sorted(files.items())),
+        files=with_build_id(files),
         sources=(*port.sources, "main.c", "app/console.c", *library),
         include_dirs=(".", *INCLUDE_DIRS),
         linker_script=None if on_host else "linker.ld",

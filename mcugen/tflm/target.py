@@ -106,7 +106,7 @@ def build_tflm_folder(
     if ladder is not None:
         files["verification.json"] = json_bytes(ladder.to_json())
         files["verification.txt"] = ladder_text(ladder).encode()
-    files[MARKER] = json_bytes({**build_facts(layout, firmware, command, files), "target": "tflm"})
+    files[MARKER] = json_bytes({**build_facts(layout, made.project, firmware, command, files), "target": "tflm"})
     write_folder(files, out)
     return TflmBuilt(ladder, comparison)
 

@@ -1,6 +1,7 @@
 /* Grouped-query attention of one token over the int8 KV ring, by the arithmetic of ../attention.c. Query heads that
  * share keys and values are taken two at a time, and then one; heads whose size is no multiple of 8, and a context
- * beyond 8256 slots, go by the plain loops. */
+ * beyond 8256 slots, go by the plain loops. A model with just pairs of them, or with one each, calls a function of its
+ * own, so that the other's loops need not be linked. */
 #include "attention_dsp.h"
 
 #include "fixedpoint.h"
@@ -56,8 +57,11 @@ static void plain(int16_t *out, const int16_t *q, const int8_t *keys, const int8
     }
 }
 
-void mg_attention_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values, int16_t *scores,
-                          int32_t length, const mg_attention_t *attention)
+/* pairs, singles: whether query heads may be left for either, which is known where this is compiled. */
+static inline __attribute__((always_inline)) void attend(int16_t *out, const int16_t *q, const int8_t *keys,
+                                                         const int8_t *values, int16_t *scores, int32_t length,
+                                                         const mg_attention_t *attention, int32_t pairs,
+                                                         int32_t singles)
 {
     const int32_t head_dim = attention->head_dim;
     const int32_t stride = attention->n_kv_heads * head_dim;
@@ -71,7 +75,7 @@ void mg_attention_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, co
 
     for (int32_t kv = 0; kv < attention->n_kv_heads; kv++) {
         for (int32_t left = group; left > 0;) {
-            if (fast && (left > 1)) {
+            if (fast && pairs && (left > 1)) {
                 mg_scores_of_two_dsp(scores, q, keys, &heads, out);
                 mg_weigh_two_dsp(scores, length, attention->drop, total);
                 factor[0] = factor_of(total[0]);
@@ -80,7 +84,7 @@ void mg_attention_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, co
                 out += head_dim;
                 q += head_dim;
                 left--;
-            } else if (fast) {
+            } else if (fast && singles) {
                 mg_scores_of_one_dsp(scores, q, keys, &heads, out);
                 mg_weigh_one_dsp(scores, length, attention->drop, total);
                 factor[0] = factor_of(total[0]);
@@ -95,4 +99,22 @@ void mg_attention_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, co
         keys += head_dim;
         values += 2 * head_dim;
     }
+}
+
+void mg_attention_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values, int16_t *scores,
+                          int32_t length, const mg_attention_t *attention)
+{
+    attend(out, q, keys, values, scores, length, attention, 1, 1);
+}
+
+void mg_attention_pairs_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values,
+                                int16_t *scores, int32_t length, const mg_attention_t *attention)
+{
+    attend(out, q, keys, values, scores, length, attention, 1, 0);
+}
+
+void mg_attention_singles_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values,
+                                  int16_t *scores, int32_t length, const mg_attention_t *attention)
+{
+    attend(out, q, keys, values, scores, length, attention, 0, 1);
 }

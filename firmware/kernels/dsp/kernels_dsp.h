@@ -32,9 +32,14 @@ void mg_rmsnorm_s16_dsp(int16_t *y, const int16_t *x, const mg_norm_t *norm);
 void mg_rope_s16_dsp(int16_t *y, const int16_t *x, int32_t position, const mg_rope_t *rope);
 void mg_rope_s8_dsp(int8_t *ring, int32_t slot, const int16_t *x, int32_t position, const mg_rope_t *rope);
 
-/* scores: int16 [2][length rounded up to 16], 4-byte aligned. out holds the queries while scores are taken. */
+/* scores: int16 [2][length rounded up to 16], 4-byte aligned. out holds the queries while scores are taken. pairs: for
+ * an even number of query heads to each KV head; singles: for one. */
 void mg_attention_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values, int16_t *scores,
                           int32_t length, const mg_attention_t *attention);
+void mg_attention_pairs_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values,
+                                int16_t *scores, int32_t length, const mg_attention_t *attention);
+void mg_attention_singles_s16_dsp(int16_t *out, const int16_t *q, const int8_t *keys, const int8_t *values,
+                                  int16_t *scores, int32_t length, const mg_attention_t *attention);
 
 void mg_swiglu_s16_dsp(int16_t *y, const int16_t *gate, const int16_t *up, int32_t n, int32_t gate_frac,
                        int32_t shift);

@@ -26,9 +26,9 @@ static const uint32_t *by_chunks(int32_t *acc, int32_t *part, const int16_t *x, 
     return stream;
 }
 
-/* The rows of a tile from `row` on, of one token. */
-static void finish(const mg_output_t *out, int32_t token, int32_t row, const int32_t *acc, const mg_scale_t *scale,
-                   const mg_linear_t *w)
+/* The rows of a tile from `row` on, of one token. Called in several places: not inlined, for the size of it. */
+static __attribute__((noinline)) void finish(const mg_output_t *out, int32_t token, int32_t row, const int32_t *acc,
+                                             const mg_scale_t *scale, const mg_linear_t *w)
 {
     const int32_t count = (w->rows - row < TILE) ? w->rows - row : TILE;
     int8_t *y = mg_place_dsp(out, token, w->rows) + row * out->width;

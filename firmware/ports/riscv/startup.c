@@ -27,7 +27,7 @@ __attribute__((naked, section(".vectors"), used)) void Reset_Handler(void)
                      ".option norelax\n\t" /* gp, through which the linker would shorten these, is not used */
                      "la   sp, _estack\n\t"
                      "andi sp, sp, -16\n\t"
-                     "la   t0, mg_fault\n\t" /* its low two bits are 0: every exception goes to that address */
+                     "la   t0, mg_fault\n\t" /* its low bits are 0: every exception goes to that address */
                      "csrw mtvec, t0\n\t"
                      ".option pop\n\t"
                      "tail mg_start");
@@ -54,8 +54,9 @@ void mg_halt(void)
     }
 }
 
-/* An exception: mcause tells which, mepc where, mtval the address it is about. */
-__attribute__((aligned(4))) void mg_fault(void)
+/* An exception: mcause tells which, mepc where, mtval the address it is about. Some cores ignore the low 8
+ * bits of mtvec (ESP32-C3). */
+__attribute__((aligned(256))) void mg_fault(void)
 {
     for (;;) {
     }

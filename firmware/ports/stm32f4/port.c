@@ -1,7 +1,8 @@
-/* STM32F446 at 180 MHz with its console on USART2, as on a NUCLEO-F446RE.
+/* STM32F446 at up to 180 MHz, or STM32F401 at up to 84 MHz, with the console on USART2, as on a Nucleo-64.
  *
  * Every wait for a ready flag is bounded. Where one runs out, the chip stays on its 16 MHz oscillator (HSI): slower,
- * but alive and with the right baud rate. Section numbers are those of the reference manual, RM0390. */
+ * but alive and with the right baud rate. Section numbers are those of the F446's reference manual, RM0390; in the
+ * F401's, RM0368, the registers are the same, but for over-drive. */
 
 #include "port.h"
 
@@ -41,21 +42,24 @@ enum {
     PWR_ODRDY = 1 << 16,
     PWR_ODSWRDY = 1 << 17,
     ACR_LATENCY_MASK = 15,
-    ACR_LATENCY_5 = 5,        /* table 5: above 150 MHz at 2.7 to 3.6 V */
+    ACR_LATENCY = (MG_CLOCK_HZ - 1) / 30000000, /* table 5 (RM0368: 6): wait states at 2.7 to 3.6 V */
     ACR_ART = 7 << 8,         /* prefetch, instruction cache, data cache */
     SR_RXNE = 1 << 5,
     SR_TXE = 1 << 7,
     CR1_UE_TE_RE = (1 << 13) | (1 << 3) | (1 << 2)
 };
 
-/* The PLL: 16 MHz / 8 = 2 MHz in, * 180 = 360 MHz VCO, / 2 = 180 MHz (6.3.2). Bit 22 clear: the source is HSI, which
+/* The PLL: 16 MHz / 8 = 2 MHz in, * 180 = 360 MHz VCO, / 2 = 180 MHz (6.3.2), or * 168 = 336 MHz, / 4 = 84 MHz: an
+ * F401 wants a VCO of at least 192 MHz, an F446 of 100, both of at most 432. Bit 22 clear: the source is HSI, which
  * needs no crystal and no solder bridge. Q and R feed peripherals that are not used; 2 is the lowest legal value. */
 enum {
     HSI_HZ = 16000000,
     PLL_M = 8,
-    PLL_N = 180,
-    PLL_HZ = HSI_HZ / PLL_M * PLL_N / 2,
-    PLLCFGR = PLL_M | (PLL_N << 6) | (0 << 16) | (2 << 24) | (2 << 28)
+    PLL_P = (MG_CLOCK_HZ >= 96000000) ? 2 : 4,
+    PLL_N = MG_CLOCK_HZ / (HSI_HZ / PLL_M) * PLL_P,
+    PLL_HZ = HSI_HZ / PLL_M * PLL_N / PLL_P,
+    PLLCFGR = PLL_M | (PLL_N << 6) | ((PLL_P / 2 - 1) << 16) | (2 << 24) | (2 << 28),
+    OVER_DRIVE = MG_CLOCK_HZ > 168000000 /* 5.1.4; below, the voltage scale after reset will do */
 };
 
 /* The board file and this clock tree must agree. */
@@ -95,25 +99,32 @@ static int32_t wait_for(uint32_t address, uint32_t mask, uint32_t bits)
     return 0;
 }
 
-/* Section 5.1.4, "Entering Over-drive mode": PLL on, over-drive on, over-drive switched, wait states, PLL locked.
- * Returns 1 when the PLL may become the system clock. */
-static int32_t prepare_pll(void)
+/* Section 5.1.4, "Entering Over-drive mode", once the PLL is on. Returns 1 when the core has the voltage. */
+static int32_t start_over_drive(void)
 {
-    set_bits(RCC_APB1ENR, APB1ENR_PWR);
-    (void)*reg(RCC_APB1ENR); /* read back: a peripheral answers two clocks after its enable bit (erratum in ES0298) */
-    set_bits(PWR_CR, PWR_VOS_SCALE_1);
-    *reg(RCC_PLLCFGR) = PLLCFGR;
-    set_bits(RCC_CR, CR_PLLON);
     set_bits(PWR_CR, PWR_ODEN);
     if (wait_for(PWR_CSR, PWR_ODRDY, PWR_ODRDY) == 0) {
         return 0;
     }
     set_bits(PWR_CR, PWR_ODSWEN);
-    if (wait_for(PWR_CSR, PWR_ODSWRDY, PWR_ODSWRDY) == 0) {
+    return wait_for(PWR_CSR, PWR_ODSWRDY, PWR_ODSWRDY);
+}
+
+/* Voltage, PLL, wait states, PLL locked. Returns 1 when the PLL may become the system clock. */
+static int32_t prepare_pll(void)
+{
+    if (OVER_DRIVE == 1) {
+        set_bits(RCC_APB1ENR, APB1ENR_PWR);
+        (void)*reg(RCC_APB1ENR); /* read back: a peripheral answers two clocks after its enable bit (ES0298) */
+        set_bits(PWR_CR, PWR_VOS_SCALE_1);
+    }
+    *reg(RCC_PLLCFGR) = PLLCFGR;
+    set_bits(RCC_CR, CR_PLLON);
+    if (OVER_DRIVE == 1 && start_over_drive() == 0) {
         return 0;
     }
-    *reg(FLASH_ACR) = ACR_ART | ACR_LATENCY_5;
-    if (wait_for(FLASH_ACR, ACR_LATENCY_MASK, ACR_LATENCY_5) == 0) {
+    *reg(FLASH_ACR) = ACR_ART | ACR_LATENCY;
+    if (wait_for(FLASH_ACR, ACR_LATENCY_MASK, ACR_LATENCY) == 0) {
         return 0;
     }
     return wait_for(RCC_CR, CR_PLLRDY, CR_PLLRDY);
