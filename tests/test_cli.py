@@ -1133,7 +1133,7 @@ def test_what_does_not_fit_says_which_context_does(files: Files) -> None:
             f"({wanted['stack']:,} B) and runtime ({wanted['statics']:,} B) need {wanted['used']:,} B of RAM; "
             f"small has {needed + 3:,} B\n"
             f"  where: memory plan, peak at {peak}\n"
-            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f401re\n",
+            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board microbit\n",
             command, *files.named, "--board", "small.toml", "--context", 12,
         )  # fmt: skip
     assert os.listdir() == ["small.toml"]
