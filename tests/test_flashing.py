@@ -417,13 +417,26 @@ def test_what_lies_in_a_further_memory_has_its_place(folder: Path, monkeypatch: 
     assert open_image(folder).size > 0
 
 
+@pytest.fixture(scope="module")
+def built_for(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `mcugen build` writes for a board."""
+    out = tmp_path_factory.mktemp("board") / "out"
+    built_folder(out, request.param)
+    return out
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [board.name for board in list_boards() if board.flashing])
-def test_what_is_built_for_a_board_suits_its_memory_map(name: str, tmp_path: Path) -> None:
-    built_folder(tmp_path / "out", name)
-    image = open_image(tmp_path / "out")
-    assert 0 < image.size <= (tmp_path / "out" / "firmware.bin").stat().st_size
-    assert len(ways(image)) == len(image.board.flashing)
+@pytest.mark.parametrize("built_for", [board.name for board in list_boards() if board.flashing], indirect=True)
+def test_what_is_built_for_a_board_suits_its_memory_map(built_for: Path) -> None:
+    image = open_image(built_for)
+    assert 0 < image.size <= (built_for / "firmware.bin").stat().st_size
+    found = ways(image)
+    assert len(found) == len(image.board.flashing)
+    files = [
+        built_for / word.partition("{")[2].rpartition("}")[0] for way in found for word in way.command if "{" in word
+    ]
+    files += [Path(word) for way in found for word in way.command if word.startswith(str(built_for))]
+    assert files and all(path.is_file() for path in files)
 
 
 def changed(folder: Path, tmp_path: Path, **info: object) -> Path:
