@@ -35,7 +35,7 @@ from mcugen.sampler import make_sampler
 from mcugen.tokenizer import decode
 
 STAND_INS = Path(__file__).resolve().parent / "ecosystems"
-PROMPTS = ("eat", "a tea")
+PROMPTS = ("e", "a tea", "ta")
 PRAGMA = b'#pragma GCC optimize ("no-strict-aliasing")'
 ALL = pytest.mark.parametrize("ecosystem", ECOSYSTEMS)
 
@@ -485,4 +485,5 @@ def test_a_pack_describes_what_it_holds(board: str) -> None:
 
     with zipfile.ZipFile(io.BytesIO(files["mcugen.tiny.0.1.0.pack"])) as pack:
         held = {name: pack.read(name) for name in pack.namelist()}
+        assert {entry.date_time for entry in pack.infolist()} == {(1980, 1, 1, 0, 0, 0)}  # not the day's
     assert held == {path: content for path, content in files.items() if not path.endswith(".pack")}

@@ -22,9 +22,10 @@ from mcugen.emulate.qemu import run_console
 from mcugen.emulate.stm32 import Stm32, ahb_divider, apb_divider
 from mcugen.emulate.stm32f4 import Stm32f4
 from mcugen.emulate.stm32l4 import Stm32l4
+from mcugen.integers import quantize_source
 from mcugen.ir import Board, Firmware
 from mcugen.layout import Layout
-from mcugen.sources import open_source, quantize_source
+from mcugen.sources import open_source
 from mcugen.toolchain import build
 from mcugen.verify import verify
 
