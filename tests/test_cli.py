@@ -1133,7 +1133,7 @@ def test_what_does_not_fit_says_which_context_does(files: Files) -> None:
             f"({wanted['stack']:,} B) and runtime ({wanted['statics']:,} B) need {wanted['used']:,} B of RAM; "
             f"small has {needed + 3:,} B\n"
             f"  where: memory plan, peak at {peak}\n"
-            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f401re\n",
+            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board microbit\n",
             command, *files.named, "--board", "small.toml", "--context", 12,
         )  # fmt: skip
     assert os.listdir() == ["small.toml"]
@@ -1167,7 +1167,7 @@ def test_whatever_else_goes_wrong_is_a_defect_of_mcugen(
     def fail(_: str) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr("mcugen.cli.load_board", fail)
+    monkeypatch.setattr("mcugen.cli.boards.load_board", fail)
     monkeypatch.setattr(sys, "argv", ["mcugen", "boards", "show", "host"])
     with pytest.raises(SystemExit) as raised:
         main()
@@ -1182,7 +1182,7 @@ def test_the_error_of_a_tool_is_5(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ToolError("it broke", where="here", hint="mend it")
 
-    monkeypatch.setattr("mcugen.cli.list_boards", fail)
+    monkeypatch.setattr("mcugen.cli.boards.list_boards", fail)
     failed(5, "Error: it broke\n  where: here\n  try:   mend it\n", "boards")
 
 

@@ -35,8 +35,11 @@ RANKS = {
     10: ("tflm.report", "microtvm.rungs", "trials", "matrix"),
     11: ("tflm.target", "microtvm.target", "eval_report"),
     12: ("sweep_plot",),
-    13: ("cli",),
-    14: ("__main__",),
+    13: ("cli.terminal", "cli.options"),
+    14: ("cli.choice",),
+    15: ("cli.boards", "cli.firmware", "cli.quality"),
+    16: ("cli",),
+    17: ("__main__",),
 }  # fmt: skip
 RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
 
@@ -55,9 +58,10 @@ PASSES = {
     "evaluate",
 }
 
+COMMANDS = {name for names in RANKS.values() for name in names if name.split(".")[0] == "cli"}
 DOORS = {
-    "click": {"cli"},
-    "rich": {"cli"},
+    "click": COMMANDS,
+    "rich": {"cli.terminal", "cli.boards", "cli.firmware"},
     "jinja2": {"rendering"},
     "subprocess": {
         "toolchain",
@@ -85,7 +89,7 @@ DOORS = {
 ANYWHERE = {"numpy", *sys.stdlib_module_names} - set(DOORS)
 WRITERS = {"project", "cache", "toolchain", "emulate.host", "emulate.host_console", "emulate.profile_hook",
            "emulate.qemu", "emulate.qemu_core", "emulate.count_plugin", "tflm.interpreter"}  # fmt: skip
-PRINTERS = {"cli", "emulate.host_worker"}  # and the scripts of mcugen/models
+PRINTERS = {*COMMANDS, "emulate.host_worker"}  # and the scripts of mcugen/models
 
 
 def module_name(path: Path) -> str:

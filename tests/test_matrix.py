@@ -53,7 +53,7 @@ def test_a_pair_that_fails_is_told_and_is_an_exit_code(monkeypatch: pytest.Monke
         ("nucleo zig", "", "", "", "", "", "planted"),
         ("nucleo gcc", "1,234", "20", "30", "10", "5", "equal"),
     )
-    monkeypatch.setattr("mcugen.cli.run_sweep", lambda found, measure, **_: results)
+    monkeypatch.setattr("mcugen.cli.firmware.run_sweep", lambda found, measure, **_: results)
     answer = CliRunner().invoke(mcugen, ["matrix", "--board", "nucleo", "--json"])
     rows = json.loads(answer.stdout)["rows"]
     assert [(r["board"], r["compiler"], r["error"]) for r in rows] == [
