@@ -343,10 +343,15 @@ def _command(choice: _Choice, board: Board, verb: str = "build") -> str:
     return shlex.join(words)
 
 
-def _lay_out(choice: _Choice, progress: sources.Progress) -> tuple[Source, Layout, str]:
-    """What the options of a command name: the source, its layout on the board, and the command that generates it."""
+def _lay_out(choice: _Choice, progress: sources.Progress, one_core: bool = False) -> tuple[Source, Layout, str]:
+    """What the options of a command name: the source, its layout on the board, and the command that generates it.
+
+    one_core: leave the board's other cores alone.
+    """
     _refuse_builtin(choice)
     board = load_board(choice.board)
+    if one_core:
+        board = replace(board, cores=1)
     source, quantized = _quantize(choice, progress)
     layout = lay_out(quantized, source.tokenizer, board, choice.context, choice.prefill, choice.sinks)
     return source, layout, _command(choice, board)
@@ -460,7 +465,7 @@ def export(
     written.
     """
     with _progress() as progress:
-        _, layout, _ = _lay_out(choice, progress)
+        _, layout, _ = _lay_out(choice, progress, one_core=True)  # starting another is the application's
         folder = out or Path("build") / f"{layout.name}-{layout.board.name}-{ecosystem}"
         ladder = pipeline.export_folder(
             layout,
