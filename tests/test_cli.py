@@ -323,6 +323,11 @@ def test_export_writes_nothing_where_the_firmware_differs(files: Files, monkeypa
     assert (result.exit_code, result.stdout, os.listdir()) == (6, "", [])
 
 
+def test_export_leaves_a_second_core_to_the_application(files: Files) -> None:
+    done("export", "--as", "pico-sdk", *files.named, "--board", "pico", "--verify-tokens", 0, "--out", "out")
+    assert "second_core" not in Path("out/src/tiny.c").read_text()
+
+
 def test_export_refuses_a_core_before_anything_is_compiled(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(toolchain, "_run", lambda *_: pytest.fail("compiled for a core that is refused"))
     result = cli("export", "--as", "esp-idf", *files.named)
