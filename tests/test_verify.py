@@ -852,7 +852,7 @@ def test_a_fault_beside_the_ops_is_found_at_the_console() -> None:
 
 
 def test_a_board_that_qemu_does_not_have_lacks_no_tool(monkeypatch: pytest.MonkeyPatch) -> None:
-    layout = ladder.laid_out(SMALL, CONTEXT, board="nucleo-l476rg", tokenizer=zoo.random_tokenizer(300))
+    layout = ladder.laid_out(dataclasses.replace(SMALL, vocab_size=300), CONTEXT, board="nucleo-l476rg")
     firmware = ladder.board_firmware(layout)
     monkeypatch.setenv("MCUGEN_REQUIRE_TOOLS", "1")
     found = rungs.climb(layout, firmware, 12, ladder.COMMAND)
