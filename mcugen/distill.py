@@ -31,7 +31,7 @@ SAMPLES = 1024  # sequences that the float model samples for all steps
 SAMPLE_LENGTH = 256  # tokens of each, or the trained context
 TOGETHER = 128  # sequences sampled at once, so that their keys and values stay in a processor's cache
 WARM_UP, LAST_RATE = 20, 0.01  # steps; the rate at the end, as a share
-CODE_RATE, SCALE_RATE, VECTOR_RATE = 3e-3, 1e-3, 2e-4  # per step: of codes; of scales, relative; of all else
+CODE_RATE, SCALE_RATE, VECTOR_RATE = 1e-3, 1e-3, 2e-4  # per step: of codes; of scales, relative; of all else
 EDGE, NEAR = 0.4, 0.499  # of a step: how far weights go beyond the outermost codes, and begin from their own
 
 Progress = Callable[[int, int, float], None]  # done, total, loss in nats per token
