@@ -358,6 +358,9 @@ class _Reader:
         for key in ("flash", "ram"):
             origin, size = self._value(f"{key}.origin"), self._value(f"{key}.size")
             shown[key] = f"{size} at {origin:#010x} ({self._value(f'{key}.source')})"
+        flash_data = self._address("flash.data_origin")
+        if flash_data is not None:
+            shown["flash as data"] = f"at {flash_data:#010x}"
         shown["stack"] = f"{self._value('stack.size')} ({self._value('stack.source')})"
         for name, memory in self._table.get("memories", {}).items():
             shown[name] = f"{memory['size']} at {memory['origin']:#010x} ({memory['source']})"

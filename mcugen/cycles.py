@@ -112,6 +112,10 @@ def estimate(board: Board, executed: Mapping[Instruction, float], constants: flo
     cost = COSTS[board.core]
     low, high = (_sum(cost, executed, side) for side in (0, 1))
     model = f"an estimate, not measured on hardware; {board.core}: {cost.source}"
+    if board.cores > 1:
+        model += "; of the first core, while the second one has its share"
+    if board.xip:
+        return Cycles(low, high, f"{model}; waits for the serial flash behind its cache are not counted")
     flash = FLASH.get(board.port)
     if flash is None:
         return Cycles(low, high, f"{model}; memory without wait states")

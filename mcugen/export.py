@@ -61,7 +61,8 @@ class Library:
 @dataclass(frozen=True, slots=True)
 class Ecosystem:
     """title: what an export is in its words. longest: letters that its format leaves to a model's name. cores: what
-    the names of those begin with that it compiles for; portable kernels always serve. render: the files of its own."""
+    the names of those begin with that it compiles for; portable kernels always serve. render: all files of it but
+    those that every export has."""
 
     title: str
     longest: int
@@ -70,8 +71,8 @@ class Ecosystem:
 
 
 def check_export(name: str, board: Board, ecosystem: str) -> None:
-    """Raise UsageError where the ecosystem does not compile for the board's core, or its format has no room for `name`,
-    the prefix of the generated C."""
+    """Raise UsageError where the ecosystem does not compile for the board's core, or its format has no room for
+    `name`, the prefix of the generated C."""
     chosen = ECOSYSTEMS[ecosystem]
     if board.core != "host" and not board.core.startswith(chosen.cores):
         raise UsageError(
@@ -309,7 +310,7 @@ ECOSYSTEMS: Mapping[str, Ecosystem] = {
     "zephyr": Ecosystem("module for Zephyr", 100, _ANY, _zephyr),
     "arduino": Ecosystem("library for Arduino", 63 - len("mcugen_"), _ANY, _arduino),
     "platformio": Ecosystem("library for PlatformIO", 50 - len("mcugen-"), _ANY, _platformio),
-    "esp-idf": Ecosystem("component for ESP-IDF", 60, ("rv32",), _esp_idf),
+    "esp-idf": Ecosystem("component for ESP-IDF", 60, ("rv32imc",), _esp_idf),
     "cmsis-pack": Ecosystem("CMSIS-Pack", 32, ("cortex-m",), _cmsis_pack),
     "pico-sdk": Ecosystem("library for the Raspberry Pi Pico SDK", 100, _PICO_CORES, _pico_sdk),
 }

@@ -160,6 +160,7 @@ def _check_image(elf: Elf, board: Board, folder: Path) -> tuple[int, int]:
             hint="save as much of weights or code (mcugen plan), or choose a board with more flash",
         )
     memories = [flash, board.ram, *(memory.region for memory in board.memories)]
+    memories += [] if board.flash_data is None else [MemoryRegion(board.flash_data, flash.size)]
     for address, size in elf.occupied:
         if not any(_holds(memory, address, size) for memory in memories):
             raise InputError(

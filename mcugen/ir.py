@@ -661,7 +661,7 @@ class Firmware:
 
     image: the ELF (or the host's shared library) as bytes. sections: name -> bytes, allocated ones only.
     flash_bytes: what is programmed. static_bytes: all in main RAM but the stack. stack_bytes: reserved for that.
-    toolchain: e.g. "zig 0.17.1 (clang 22)". flags: its options for "c", "S" or "cc" sources, and to "link".
+    toolchain: e.g. "zig 0.17.1 (clang 22)". flags: its options for kinds of sources ("c -Os"), and to "link".
     """
 
     board: Board

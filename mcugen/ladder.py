@@ -239,6 +239,9 @@ class Rungs:
         title = f"console of {firmware.board.name} in QEMU"
         if any(report.machine == title for report in self.reports):
             return  # QEMU is the board's emulator
+        if not qemu.has_machine(firmware.board):  # no tool is missing
+            self.skipped.append(Skipped(f"{rung} in QEMU", "QEMU has no such machine"))
+            return
         try:
             self._console(rung, title, lambda typed: _qemu(firmware, typed))
         except ToolError as error:

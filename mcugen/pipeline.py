@@ -180,9 +180,9 @@ def export_folder(
 ) -> Ladder | None:
     """Write the library of a layout for another build system (mcugen.export) as one folder.
 
-    The same C is verified as firmware over `tokens` tokens first (0: not at all); returns what was proved. Raises
-    UsageError where the ecosystem cannot take it, MismatchError, with nothing written, where the firmware differs
-    from the simulator.
+    layout: for one core, as a second one would need the port. The same C is verified as firmware over `tokens` tokens
+    first (0: not at all); returns what was proved. Raises UsageError where the ecosystem cannot take it,
+    MismatchError, with nothing written, where the firmware differs from the simulator.
     """
     check_replaceable(out)
     check_export(layout.name, layout.board, ecosystem)

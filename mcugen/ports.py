@@ -33,9 +33,14 @@ def port_files(board: Board) -> PortFiles:
     folders = [*shared, *([] if board.own_port else [f"ports/{board.port}"])]
     paths = [path for folder in folders for path in sorted((firmware / folder).glob("*.[chS]"))]
     own = {f"ports/{board.port}/{name}": content for name, content in board.own_port}
-    shipped = {path.relative_to(firmware).as_posix(): path.read_bytes() for path in paths}
+    several = board.cores > 1
+    shipped = {
+        path.relative_to(firmware).as_posix(): path.read_bytes()
+        for path in paths
+        if several or path.stem != "second_core"
+    }
     names = [*shipped, *own]
-    contracts = (_CONTRACT, _SECOND_CORE) if board.cores > 1 else (_CONTRACT,)
+    contracts = (_CONTRACT, _SECOND_CORE) if several else (_CONTRACT,)
     files = {name: (firmware / name).read_bytes() for name in contracts} | shipped | own
     sources = sorted(
         (name for name in names if name.endswith((".c", ".S"))), key=lambda n: (not n.endswith("startup.c"), n)

@@ -39,6 +39,8 @@ INCLUDE_DIRS = ("kernels", "runtime", "ports", "app")
 BUILD_ID_HEADER = "build_id.h"
 _BUILD_ID_DIGITS = 16
 NO_PLACEMENT = Placement()
+_KERNELS = "*kernels/*.o"  # as the linker knows their objects
+_CODE_BUT_KERNELS = f"*(EXCLUDE_FILE({_KERNELS}) .text EXCLUDE_FILE({_KERNELS}) .text.*)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,7 +412,8 @@ def memory_map(board: Board, stack_bytes: int, placement: Placement = NO_PLACEME
                          "origin": _hexadecimal(board.ram_code or 0), "size": board.ram.size})  # fmt: skip
     return {
         "memories": memories,
-        "kernels_region": kernels,
+        "kernels_apart": bool(kernels),
+        "code_inputs": _CODE_BUT_KERNELS if kernels else "*(.text .text.*)",
         "copied": [*_copied_kernels(board, kernels), *(_copied_weights(board, memory) for memory in weights)],
         "arenas": [{"name": memory, "region": memory.upper()} for memory in arenas],
         "constants_region": "FLASH" if board.flash_data is None else "DATA AT > FLASH",
@@ -432,7 +435,7 @@ def _copied_kernels(board: Board, region: str) -> list[_Copied]:
     begin = f"ADDR(.kernels){as_data}"
     return [
         _Copied(
-            ".kernels", address, "The kernels, which run from here.", "*kernels/*.o(.text .text.*)", region,
+            ".kernels", address, "The kernels, which run from here.", f"{_KERNELS}(.text .text.*)", region,
             _loaded(board, ".kernels"), begin, f"{begin} + SIZEOF(.kernels)",
         )
     ]  # fmt: skip

@@ -212,7 +212,10 @@ class _Job:
     def flags_by_use(self) -> dict[str, tuple[str, ...]]:
         """As Firmware.flags has them."""
         used = {
-            posixpath.splitext(source)[1][1:]: tuple(self.compile_flags(source)) for source in self.project.sources
+            f"{posixpath.splitext(source)[1][1:]} {self.opt or optimisation(source)}": tuple(
+                self.compile_flags(source)
+            )
+            for source in self.project.sources
         }
         return {**used, "link": tuple(self.link_flags())}
 

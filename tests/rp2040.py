@@ -12,6 +12,7 @@ try:
     from rp2040py.execute_batch import execute_batch
     from rp2040py.rp2040 import RP2040
     from rp2040py.simulator import Simulator
+    from rp2040py.utils.logging import ConsoleLogger, LogLevel
 except ImportError:  # an optional dependency; power_on says what to install
     RP2040 = None
 
@@ -25,7 +26,7 @@ class Chip:
     rp2040: Any
     output: bytearray
 
-    def run(self, typed: bytes, answers: int, cycles: int = 50_000_000) -> bytes:
+    def run(self, typed: bytes, answers: int, cycles: int = 15_000_000) -> bytes:
         """Type until UART0 has sent so many ends of answers, or for so many cycles; return all that it has sent."""
         simulator = Simulator(rp2040=self.rp2040)
         simulator.stopped = False
@@ -44,6 +45,7 @@ def power_on(flash: bytes, *, quad_enabled: bool = True) -> Chip:
     if RP2040 is None:
         missing("rp2040py is not installed")
     chip = RP2040()
+    chip.logger = ConsoleLogger(LogLevel.ERROR)  # it has no PLL and no second core, and warns of each access
     chip.load_bootrom(BOOTROM_B1)
     chip.flash[: len(flash)] = flash
     if not quad_enabled:

@@ -174,10 +174,12 @@ def test_a_port_of_one_s_own_that_does_not_compile_is_named(tmp_path: Path) -> N
         ("./mps2", "is './mps2'", "name the folder in small letters and digits, and not as one of mcugen's"),
         ("./../x", "is './../x'", "name the folder in small letters and digits, and not as one of mcugen's"),
         ("./none", "is './none', where no .c file is", "firmware/README.md has the four functions of a port"),
+        ("./strange", "is './strange', which cannot be read: Is a directory", "check the folder's files"),
     ],
 )
 def test_a_folder_that_is_no_port_is_refused(port: str, what: str, hint: str, tmp_path: Path) -> None:
     path = own_board(tmp_path, port)
+    (tmp_path / "strange" / "port.c").mkdir(parents=True)
     with pytest.raises(InputError) as caught:
         load_board(path)
     assert str(caught.value) == f"port {what}\n  where: {path}\n  try:   {hint}"

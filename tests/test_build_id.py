@@ -95,10 +95,10 @@ def test_two_checkouts_build_the_same_bytes(toolchain: str, tmp_path: Path) -> N
     assert not [path for path, content in one.items() if str(tmp_path).encode() in content]
 
 
-def built_folder(out: Path) -> pipeline.Built:
-    """What `mcugen build` writes of a small model for a NUCLEO-F446RE."""
-    require("gcc", ladder.NUCLEO)
-    found = layout()
+def built_folder(out: Path, board: str = "nucleo") -> pipeline.Built:
+    """What `mcugen build` writes of a small model for a board."""
+    found = ladder.laid_out(SHAPE, 12, board=board)
+    require("gcc", found.board)
     model = found.graph.model
     source = sources.Source(model.name, None, model, found.tokenizer)
     return pipeline.build_folder(source, model, found, out, toolchain="gcc", command=ladder.COMMAND, tokens=0)
@@ -110,8 +110,8 @@ def test_build_info_says_what_is_needed_to_make_it_again(tmp_path: Path) -> None
     project = layouts.make_project(layout(), ladder.COMMAND)
     assert info["build_id"] == build_id(project.files)
     assert info["flags"] == {use: list(flags) for use, flags in folder.firmware.flags.items()}
-    assert set(info["flags"]) == {"c", "S", "link"}
-    assert {"-O2", "-std=c99", "-mcpu=cortex-m4"} <= set(info["flags"]["c"])
+    assert set(info["flags"]) == {"c -O2", "c -Os", "S -O2", "link"}
+    assert {"-Os", "-std=c99", "-mcpu=cortex-m4"} <= set(info["flags"]["c -Os"])
     assert {"-T", "linker.ld", "-nostdlib"} <= set(info["flags"]["link"])
     assert set(info["packages"]) == {"intelhex", "jinja2", "numpy", "pyelftools", "safetensors"}
     assert set(info["files"]) == files_below(tmp_path / "out").keys() - {"build-info.json"}

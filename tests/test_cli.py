@@ -138,17 +138,8 @@ def test_help_says_what_a_command_does_and_what_each_option_means(name: str, com
 def test_help_lists_the_commands_and_the_exit_codes() -> None:
     text = done("--help")
     assert sorted(mcugen.commands) == [
-        "bench",
-        "boards",
-        "build",
-        "eval",
-        "flash",
-        "monitor",
-        "plan",
-        "quantize",
-        "run",
-        "verify",
-    ]
+        "bench", "boards", "build", "eval", "export", "flash", "matrix", "monitor", "plan", "quantize", "run", "verify",
+    ]  # fmt: skip
     assert "Exit codes: 2 usage, 3 input, 4 does not fit, 5 tool missing, 6 mismatch" in " ".join(text.split())
 
 
@@ -295,6 +286,54 @@ def test_build_writes_nothing_where_the_firmware_differs(files: Files, monkeypat
         "  try:   compare swiglu_s16 with its numpy twin: pytest tests/test_kernels.py -k swiglu_s16\n"
     )
     assert os.listdir() == []
+
+
+def test_export_writes_a_verified_library_and_says_how_it_was_made(files: Files) -> None:
+    ladder.require("gcc", ladder.HOST)
+    arguments = ("export", "--as", "zephyr", *files.named, "--board", "host", "--context", 6, "--verify-tokens", 5)
+    facts = json.loads(done(*arguments, "--json"))
+    folder = Path("build/tiny-host-zephyr")
+    assert facts["out"] == str(folder) and facts["verification"]["passed"]
+    info = json.loads((folder / MARKER).read_text())
+    assert info["command"] == (
+        "mcugen export --as zephyr tiny.bin --tokenizer tiny-tokenizer.bin --board host --context 6"
+    )
+    assert (info["ecosystem"], info["board"], info["context"]) == ("zephyr", "host", 6)
+    written = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert info["files"] == {
+        name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for name, path in sorted(written.items())
+        if name != MARKER
+    }
+    assert {"zephyr/module.yml", "src/tiny.c", "memory.txt", "verification.txt", "README.md", "LICENSE"} <= set(
+        written
+    )
+    assert "what was proved of this very C" in written["README.md"].read_text()
+    printed = done("export", "--as", "cmake", *files.named, "--board", "host", "--verify-tokens", 0, "--out", folder)
+    assert printed == (f"tiny for host as a static library for CMake: {folder}\nnot verified (--verify-tokens 0)\n")
+    assert (folder / "CMakeLists.txt").exists() and not (folder / "zephyr").exists()
+    assert not (folder / "verification.txt").exists()
+    assert "verification.txt" not in (folder / "README.md").read_text()
+
+
+def test_export_writes_nothing_where_the_firmware_differs(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    ladder.require("gcc", ladder.HOST)
+    plant(monkeypatch, *FAULT)
+    result = cli("export", "--as", "cmake", *files.named, "--out", "out", "--verify-tokens", 5)
+    assert (result.exit_code, result.stdout, os.listdir()) == (6, "", [])
+
+
+def test_export_leaves_a_second_core_to_the_application(files: Files) -> None:
+    done("export", "--as", "pico-sdk", *files.named, "--board", "pico", "--verify-tokens", 0, "--out", "out")
+    assert "second_core" not in Path("out/src/tiny.c").read_text()
+
+
+def test_export_refuses_a_core_before_anything_is_compiled(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(toolchain, "_run", lambda *_: pytest.fail("compiled for a core that is refused"))
+    result = cli("export", "--as", "esp-idf", *files.named)
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
+        2, "Error: esp-idf does not compile for nucleo-f446re, a cortex-m4",
+    )  # fmt: skip
 
 
 def test_build_keeps_an_earlier_result_where_it_fails(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1099,7 +1138,7 @@ def test_what_does_not_fit_says_which_context_does(files: Files) -> None:
             f"({wanted['stack']:,} B) and runtime ({wanted['statics']:,} B) need {wanted['used']:,} B of RAM; "
             f"small has {needed + 3:,} B\n"
             f"  where: memory plan, peak at {peak}\n"
-            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board nucleo-f401re\n",
+            f"  try:   --context {largest} (now 12) needs {needed:,} B; or --board microbit\n",
             command, *files.named, "--board", "small.toml", "--context", 12,
         )  # fmt: skip
     assert os.listdir() == ["small.toml"]
@@ -1133,7 +1172,7 @@ def test_whatever_else_goes_wrong_is_a_defect_of_mcugen(
     def fail(_: str) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr("mcugen.cli.load_board", fail)
+    monkeypatch.setattr("mcugen.cli.boards.load_board", fail)
     monkeypatch.setattr(sys, "argv", ["mcugen", "boards", "show", "host"])
     with pytest.raises(SystemExit) as raised:
         main()
@@ -1148,7 +1187,7 @@ def test_the_error_of_a_tool_is_5(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise ToolError("it broke", where="here", hint="mend it")
 
-    monkeypatch.setattr("mcugen.cli.list_boards", fail)
+    monkeypatch.setattr("mcugen.cli.boards.list_boards", fail)
     failed(5, "Error: it broke\n  where: here\n  try:   mend it\n", "boards")
 
 

@@ -78,7 +78,7 @@ def test_a_document_names_only_what_exists(name: str) -> None:
 
 def test_what_does_not_exist_is_found() -> None:
     text = (
-        "[a](b.md) [c](README.md) `mcugen/none.py` `mcugen/cli.py` `--nothing` `--board`\n"
+        "[a](b.md) [c](README.md) `mcugen/none.py` `mcugen/sweep.py` `--nothing` `--board`\n"
         "    mcugen fly\n    mcugen plan --tokens 3\n    mcugen verify --tokens 3\n"
     )
     assert faults(text, ROOT) == [

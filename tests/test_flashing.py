@@ -84,10 +84,6 @@ def with_ways(image: Image, **ways: dict[str, str | int]) -> Image:
     return dataclasses.replace(image, board=dataclasses.replace(image.board, flashing=tuple(ways.items())))
 
 
-def said(error: McugenError) -> str:
-    return str(error)
-
-
 # ---------------------------------------------------------------- the commands
 
 
@@ -419,6 +415,28 @@ def test_what_lies_in_a_further_memory_has_its_place(folder: Path, monkeypatch: 
     main = Memory("main", MemoryRegion(0x20000000, 2**17), frozenset({"data"}))
     with_map(monkeypatch, ram=MemoryRegion(0x30000000, 1024), memories=(main,))
     assert open_image(folder).size > 0
+
+
+@pytest.fixture(scope="module")
+def built_for(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `mcugen build` writes for a board."""
+    out = tmp_path_factory.mktemp("board") / "out"
+    built_folder(out, request.param)
+    return out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("built_for", [board.name for board in list_boards() if board.flashing], indirect=True)
+def test_what_is_built_for_a_board_suits_its_memory_map(built_for: Path) -> None:
+    image = open_image(built_for)
+    assert 0 < image.size <= (built_for / "firmware.bin").stat().st_size
+    found = ways(image)
+    assert len(found) == len(image.board.flashing)
+    files = [
+        built_for / word.partition("{")[2].rpartition("}")[0] for way in found for word in way.command if "{" in word
+    ]
+    files += [Path(word) for way in found for word in way.command if word.startswith(str(built_for))]
+    assert files and all(path.is_file() for path in files)
 
 
 def changed(folder: Path, tmp_path: Path, **info: object) -> Path:

@@ -23,20 +23,23 @@ RANKS = {
         "emulate", "emulate.second_core", "emulate.machine", "emulate.elf", "emulate.cortex_m_registers", "emulate.host_console",
         "emulate.host_worker", "tflm.arena", "tflm.flatbuffer", "tflm.interpreter_worker"),
     3: ("board_file", "console", "lora", "checkpoints", "huggingface", "gguf_file", "gptq", "mixed", "quantized_file", "lower", "simulate", "plan", "placement", "fit", "rendering", "toolchain", "emulate.host", "tokenizer_json", "vocabulary", "flashing",
-        "emulate.qemu", "emulate.stm32f4", "emulate.stm32", "emulate.mps2", "emulate.rp2", "emulate.nrf5", "emulate.imxrt1062", "emulate.esp32c3", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
+        "emulate.qemu", "emulate.stm32", "emulate.mps2", "emulate.rp2", "emulate.nrf5", "emulate.imxrt1062", "emulate.esp32c3", "emulate.virt", "tflm.lowering", "tflm.interpreter", "microtvm.functions", "microtvm.intrinsics"),
     4: ("render", "export", "serial_console", "quantize", "evaluate", "layer_errors", "generate", "verify", "plan_report", "emulate.profile_hook", "emulate.count_plugin",
-        "emulate.stm32g4", "emulate.stm32h5", "emulate.stm32h7", "emulate.stm32l4", "emulate.stm32u5",
+        "emulate.stm32f4", "emulate.stm32g4", "emulate.stm32h5", "emulate.stm32h7", "emulate.stm32l4", "emulate.stm32u5",
         "tflm.render", "microtvm.builder", "microtvm.ctidy", "microtvm.program", "microtvm.render"),
     5: ("emulate.unicorn_machine", "emulate.qemu_core", "fc8", "prune", "distill", "cases", "stream", "microtvm.tir_linear"),
     6: ("emulate.cortex_m", "emulate.riscv", "emulate.qemu_machine", "sources", "microtvm.tir"),
     7: ("emulate.machines", "integers", "layout", "microtvm.emit_worker"),
     8: ("ladder", "bench", "gemv", "tflm.layout", "microtvm.emitter"),
     9: ("pipeline", "bench_report", "costs", "tflm.rungs", "microtvm.jit", "microtvm.layout"),
-    10: ("tflm.report", "microtvm.rungs", "trials"),
+    10: ("tflm.report", "microtvm.rungs", "trials", "matrix"),
     11: ("tflm.target", "microtvm.target", "eval_report"),
     12: ("sweep_plot",),
-    13: ("cli",),
-    14: ("__main__",),
+    13: ("cli.terminal", "cli.options"),
+    14: ("cli.choice",),
+    15: ("cli.boards", "cli.firmware", "cli.quality"),
+    16: ("cli",),
+    17: ("__main__",),
 }  # fmt: skip
 RANK = {module: rank for rank, modules in RANKS.items() for module in modules}
 
@@ -56,9 +59,10 @@ PASSES = {
     "evaluate",
 }
 
+COMMANDS = {name for names in RANKS.values() for name in names if name.split(".")[0] == "cli"}
 DOORS = {
-    "click": {"cli"},
-    "rich": {"cli"},
+    "click": COMMANDS,
+    "rich": {"cli.terminal", "cli.boards", "cli.firmware"},
     "jinja2": {"rendering"},
     "subprocess": {
         "toolchain",
@@ -86,7 +90,7 @@ DOORS = {
 ANYWHERE = {"numpy", *sys.stdlib_module_names} - set(DOORS)
 WRITERS = {"project", "cache", "toolchain", "emulate.host", "emulate.host_console", "emulate.profile_hook",
            "emulate.qemu", "emulate.qemu_core", "emulate.count_plugin", "tflm.interpreter"}  # fmt: skip
-PRINTERS = {"cli", "emulate.host_worker"}  # and the scripts of mcugen/models
+PRINTERS = {*COMMANDS, "emulate.host_worker"}  # and the scripts of mcugen/models
 
 
 def module_name(path: Path) -> str:

@@ -35,6 +35,7 @@ PORTS = {name: f"ports/{load_board(name).port}/port.c" for name in BOARDS}
 TOOLCHAINS = [pytest.param("zig"), pytest.param("gcc", marks=pytest.mark.slow)]
 SMALL = Config(16, 12, 2, 4, 2, 300, 8, False)  # 300 pieces: prompts of any bytes
 CONTEXT = 6
+INSTRUCTIONS = 5_000_000  # more than any wait here takes: a port that hangs is found soon
 
 every_board = pytest.mark.parametrize("name", BOARDS)
 every_toolchain = pytest.mark.parametrize("toolchain", TOOLCHAINS)
@@ -55,6 +56,7 @@ def machine(image: Firmware) -> UnicornMachine:
     ladder.require_unicorn()
     opened = open_machine(image)
     assert isinstance(opened, UnicornMachine)
+    opened._limit = INSTRUCTIONS
     return opened
 
 
@@ -81,6 +83,17 @@ def stuck(
 def test_the_board_talks_at_its_clock(name: str, toolchain: str) -> None:
     board = load_board(name)
     assert b"".join(machine(firmware(name, MAIN, toolchain)).console(b"hi\xff.")) == b"%dhi\xff" % board.clock_hz
+
+
+# Says what a variable holds before main.
+INITIALISED = MAIN.replace(
+    b"int main(void);", b"int main(void);\nvolatile uint32_t initialised = 1234567u;", 1
+).replace(b"mg_port_clock_hz()", b"initialised", 1)
+
+
+@every_board
+def test_variables_have_their_initial_values(name: str) -> None:
+    assert b"".join(machine(firmware(name, INITIALISED)).console(b".")) == b"1234567"
 
 
 @every_board
@@ -215,6 +228,20 @@ def test_a_flag_that_never_comes_leaves_a_teensy_on_its_crystal(flag: str, monke
     stuck(monkeypatch, "teensy41", lambda address, value: value & ~cleared | held if address == where else value)
     board = machine(firmware("teensy41", MAIN))
     assert b"".join(board.console(b"still here.")) == b"24000000still here"
+    assert board._registers.read(0x400FC014, 4) & 1 << 25  # CBCDR: PERIPH_CLK_SEL
+
+
+def test_a_switch_to_the_pll_that_does_not_happen_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried_pll = False
+
+    def busy_from_then_on(address: int, value: int) -> int:
+        nonlocal tried_pll
+        tried_pll |= address == 0x400D8000  # PLL_ARM
+        return value | 1 << 5 if address == 0x400FC048 and tried_pll else value  # CDHIPR: PERIPH_CLK_SEL_BUSY
+
+    stuck(monkeypatch, "teensy41", busy_from_then_on)
+    board = machine(firmware("teensy41", MAIN))
+    assert b"".join(board.console(b".")) == b"24000000"
     assert board._registers.read(0x400FC014, 4) & 1 << 25  # CBCDR: PERIPH_CLK_SEL
 
 

@@ -20,10 +20,12 @@ from mcugen.emulate.cortex_m import REGISTERS, CortexM
 from mcugen.emulate.machine import FirmwareFault
 from mcugen.emulate.qemu import run_console
 from mcugen.emulate.stm32 import Stm32, ahb_divider, apb_divider
+from mcugen.emulate.stm32f4 import Stm32f4
 from mcugen.emulate.stm32l4 import Stm32l4
+from mcugen.integers import quantize_source
 from mcugen.ir import Board, Firmware
 from mcugen.layout import Layout
-from mcugen.sources import open_source, quantize_source
+from mcugen.sources import open_source
 from mcugen.toolchain import build
 from mcugen.verify import verify
 
@@ -105,6 +107,8 @@ def test_an_f401_has_its_own_pll_factors_and_no_over_drive(toolchain: str) -> No
     assert registers.read(0x40023C00, 4) == 0x702  # caches, prefetch, 2 wait states
     assert registers.read(0x40004408, 4) == round(21_000_000 / 115_200)  # APB1 / 4
     assert registers.read(0x40023840, 4) == 1 << 17  # APB1ENR: no clock for PWR
+    assert isinstance(registers, Stm32f4)
+    assert (registers.clocks().core, registers.clocks().bus) == (84e6, 21e6)
 
 
 # Each flag that a port waits for, as (register, mask, what it shows where it never comes).
@@ -200,6 +204,14 @@ UNUSED = "register: no register that the port uses"
 LOCK = "register: the PLL does not lock"
 SWAPPED = "mg_stm32_set_bits(RCC_CR, CR_PLLON);\n    *mg_stm32_reg(RCC_PLLCFGR) = PLLCFGR;"
 PLANTED = [
+    ("nucleo-f401re", "OVER_DRIVE = MG_CLOCK_HZ > 168000000", "OVER_DRIVE = 1",
+     "register: over-drive, which an F401 does not have, at a clock that does not need it"),
+    ("nucleo-f401re", "(PLL_N << 6)", "(PLL_N / 4 << 6)", LOCK),
+    ("nucleo-f401re", "(MG_CLOCK_HZ - 1) / 30000000", "1", FEW),
+    ("nucleo-f401re", "clock_hz / 4u", "clock_hz / 2u", "register: BRR of 365 does not give 115200 baud"),
+    ("nucleo-f446re", "OVER_DRIVE = MG_CLOCK_HZ > 168000000", "OVER_DRIVE = 0",
+     "register: a core clock of 180 MHz without over-drive"),
+    ("nucleo-f446re", "CFGR_PPRE1_DIV4 | ", "", "register: a bus clock above 45 MHz (APB1) or 90 MHz (APB2)"),
     ("nucleo-l476rg", "RCC_PLLCFGR = 0x4002100C", "RCC_PLLCFGR = 0x40021010", UNUSED),
     ("nucleo-l476rg", "(PLL_N << 8)", "((3 * PLL_N) << 8)", LOCK),
     ("nucleo-l476rg", "(1 << 24) |", "", "register: output R of the PLL is off"),
@@ -276,6 +288,32 @@ def test_a_wrong_fact_of_the_board_file_is_a_fault(name: str, key: str, value: i
     assert dict(board.port_defines)[key] != value
     wrong = tuple(sorted({**dict(board.port_defines), key: value}.items()))
     assert fault_of(planted(replace(board, port_defines=wrong), "ports/stm32/console.c", "", "")) == fault
+
+
+# A UART other than the Nucleo's, and its pins, by the board file alone: PA9 and PA10, PA2 and PA3, PB14 and PB15.
+OWN = {
+    "L476, USART1": ("nucleo-l476rg", {
+        "MG_UART_BASE": 0x40013800, "MG_UART_ENABLE": 0x40021060, "MG_UART_ENABLE_BIT": 14, "MG_UART_TX_PIN": 9,
+        "MG_UART_RX_PIN": 10,
+    }),
+    "L476, LPUART1": ("nucleo-l476rg", {
+        "MG_UART_BASE": 0x40008000, "MG_UART_ENABLE": 0x4002105C, "MG_UART_ENABLE_BIT": 0, "MG_UART_FUNCTION": 8,
+        "MG_UART_STEPS": 256,
+    }),
+    "H743, USART1": ("nucleo-h743zi2", {
+        "MG_UART_BASE": 0x40011000, "MG_UART_ENABLE": 0x580244F0, "MG_UART_ENABLE_BIT": 4, "MG_UART_TX_PIN": 14,
+        "MG_UART_RX_PIN": 15, "MG_UART_FUNCTION": 4, "MG_GPIO_BASE": 0x58020400, "MG_GPIO_ENABLE_BIT": 1,
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("own", OWN)
+def test_a_board_of_ones_own_says_where_its_console_is(own: str) -> None:
+    name, other = OWN[own]
+    board = load_board(name)
+    mine = replace(board, port_defines=tuple(sorted({**dict(board.port_defines), **other}.items())))
+    firmware = build(project(mine, main=MAIN), require("zig", mine))
+    assert run(firmware, b"hello.")[0] == b"%dhello" % board.clock_hz
 
 
 def test_prescalers_are_those_of_the_reference_manual() -> None:

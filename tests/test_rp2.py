@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import struct
+from pathlib import Path
 
 import ladder
 import numpy as np
@@ -26,10 +27,12 @@ from mcugen.emulate.machine import Emulator, FirmwareFault
 from mcugen.emulate.rp2 import Rp2
 from mcugen.emulate.second_core import Mailboxes
 from mcugen.images import to_bin
+from mcugen.integers import quantize_source
 from mcugen.ir import Board, Config, Difference, Firmware, Linear
 from mcugen.layout import SECOND_STACK_BYTES
 from mcugen.packing import pack
-from mcugen.sources import open_source, quantize_source
+from mcugen.resources import data_dir
+from mcugen.sources import open_source
 from mcugen.toolchain import build
 from mcugen.verify import start_model, verify
 
@@ -317,6 +320,16 @@ def test_both_cores_give_what_one_gives(
 def test_a_second_core_that_does_not_answer_is_not_needed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CortexM, "_second_core", lambda self, mailboxes: None)
     layout = ladder.laid_out(SMALL, CONTEXT, board=name)
+    assert difference(ladder.board_machine(layout), layout) is None
+
+
+@every_board
+def test_a_board_file_may_leave_the_second_core_alone(name: str, tmp_path: Path) -> None:
+    text = (data_dir("boards") / f"{name}.toml").read_text(encoding="utf-8")
+    assert text.count("count = 2\n") == 1
+    (tmp_path / "one.toml").write_text(text.replace("count = 2\n", ""), encoding="utf-8")
+    layout = ladder.laid_out(SMALL, CONTEXT, board=str(tmp_path / "one.toml"))
+    assert b"second" not in layouts.make_project(layout, ladder.COMMAND).files["random.c"]
     assert difference(ladder.board_machine(layout), layout) is None
 
 

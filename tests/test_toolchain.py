@@ -153,6 +153,7 @@ def test_the_vector_table_starts_the_core(compiler: Toolchain, cache: Path) -> N
 @pytest.mark.parametrize(
     ("core", "features"),
     [
+        ("cortex-m0", ()),
         ("cortex-m0plus", ()),
         ("cortex-m3", ()),
         ("cortex-m4", ("dsp",)),

@@ -849,3 +849,13 @@ def test_a_fault_beside_the_ops_is_found_at_the_console() -> None:
     assert text.endswith(
         "\n  where: rung 4, nucleo-f446re\n  try:   the ops agree: look at sampler.c, tokenizer.c, generate.c and console.c"
     )
+
+
+def test_a_board_that_qemu_does_not_have_lacks_no_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = ladder.laid_out(dataclasses.replace(SMALL, vocab_size=300), CONTEXT, board="nucleo-l476rg")
+    firmware = ladder.board_firmware(layout)
+    monkeypatch.setenv("MCUGEN_REQUIRE_TOOLS", "1")
+    found = rungs.climb(layout, firmware, 12, ladder.COMMAND)
+    assert found.passed and [skipped.why for skipped in found.skipped] == ["QEMU has no such machine"]
+    consoles = [report.rung for report in found.reports if report.machine.startswith("console")]
+    assert consoles == ["rung 4, nucleo-l476rg"]

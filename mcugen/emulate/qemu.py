@@ -74,6 +74,11 @@ def run_console(
         return _converse(machine.name, [*command, "-serial", "stdio"], typed, timeout, prompt)
 
 
+def has_machine(board: Board) -> bool:
+    """Whether QEMU knows such a board at all."""
+    return (board.port, board.core) in MACHINES
+
+
 def find_machine(board: Board) -> QemuMachine:
     """Return the machine that runs the firmware of `board`. Raises ToolError where there is none, or no QEMU."""
     machine = MACHINES.get((board.port, board.core))

@@ -142,15 +142,22 @@ class Stm32(CortexMRegisters, abc.ABC):
             raise BadRegisterAccess("the UART's pin is not connected to it")
         divider = self._values[self._uart + _BRR]
         steps, least = (256, 0x300) if self._uart in self.chip.lpuarts else (1, 16)
-        wanted = self._defines["MG_UART_BAUD"]
-        if divider < least or abs(self.clocks().bus * steps / divider / wanted - 1) > _TOLERANCE:
-            raise BadRegisterAccess(f"BRR of {divider} does not give {wanted} baud")
+        check_baud(self.clocks().bus * steps, divider, self._defines["MG_UART_BAUD"], least)
 
 
 def require(condition: bool, what: str) -> None:
     """Raise BadRegisterAccess with `what` unless the condition holds."""
     if not condition:
         raise BadRegisterAccess(what)
+
+
+def check_baud(hertz: float, divider: int, wanted: int, least: int = 16) -> None:
+    """Raise BadRegisterAccess where a UART's clock, in Hz, divided by BRR is another baud rate than the one wanted.
+
+    least: BRR that the UART can count.
+    """
+    right = divider >= least and abs(hertz / divider / wanted - 1) <= _TOLERANCE
+    require(right, f"BRR of {divider} does not give {wanted} baud")
 
 
 def ahb_divider(code: int) -> int:

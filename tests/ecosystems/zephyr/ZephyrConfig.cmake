@@ -1,0 +1,41 @@
+# What an exported module and its sample call of Zephyr's CMake package, for this computer. The module's option is on.
+function(zephyr_include_directories)
+    target_include_directories(app PRIVATE ${ARGN})
+endfunction()
+
+macro(zephyr_library_named name)
+    set(ZEPHYR_CURRENT_LIBRARY ${name})
+    add_library(${name} STATIC)
+    target_link_libraries(app PRIVATE ${name})
+    get_target_property(folders app INCLUDE_DIRECTORIES)
+    target_include_directories(${name} PRIVATE ${folders})
+endmacro()
+
+function(zephyr_library_sources)
+    target_sources(${ZEPHYR_CURRENT_LIBRARY} PRIVATE ${ARGN})
+endfunction()
+
+function(zephyr_library_include_directories)
+    target_include_directories(${ZEPHYR_CURRENT_LIBRARY} PRIVATE ${ARGN})
+endfunction()
+
+function(zephyr_library_compile_options)
+    target_compile_options(${ZEPHYR_CURRENT_LIBRARY} PRIVATE ${ARGN})
+endfunction()
+
+enable_language(C)
+file(WRITE ${CMAKE_CURRENT_BINARY_DIR}/nothing.c "typedef int nothing;\n")
+add_executable(app ${CMAKE_CURRENT_BINARY_DIR}/nothing.c)
+set_target_properties(app PROPERTIES OUTPUT_NAME console)
+target_include_directories(app PRIVATE ${CMAKE_CURRENT_LIST_DIR}/include)
+
+file(STRINGS ${CMAKE_SOURCE_DIR}/prj.conf options)
+foreach(option ${options})
+    string(REPLACE "=" ";" pair ${option})
+    list(GET pair 0 name)
+    list(GET pair 1 value)
+    set(${name} ${value})
+endforeach()
+foreach(module ${ZEPHYR_EXTRA_MODULES})
+    add_subdirectory(${module}/zephyr ${CMAKE_BINARY_DIR}/modules)
+endforeach()
