@@ -361,6 +361,9 @@ class _Reader:
         flash_data = self._address("flash.data_origin")
         if flash_data is not None:
             shown["flash as data"] = f"at {flash_data:#010x}"
+        ram_code = self._address("ram.code_origin")
+        if ram_code is not None:
+            shown["ram as code"] = f"at {ram_code:#010x}"
         shown["stack"] = f"{self._value('stack.size')} ({self._value('stack.source')})"
         for name, memory in self._table.get("memories", {}).items():
             shown[name] = f"{memory['size']} at {memory['origin']:#010x} ({memory['source']})"

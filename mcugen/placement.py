@@ -96,9 +96,7 @@ def _place_kernels(board: Board, room: dict[str, int], kernel_bytes: int) -> Dec
     able = [memory for memory in board.memories if "code" in memory.holds]
     for memory in sorted(able, key=lambda memory: len(memory.holds)):
         if kernel_bytes <= room[memory.name]:
-            return Decision(
-                "kernels", memory.name, kernel_bytes, "code is fetched from it without waiting for the flash"
-            )
+            return Decision("kernels", memory.name, kernel_bytes, "code fetched from it does not wait for the flash")
     if not board.xip:
         why = "no other memory for code has room for them" if able else "there is no other memory for code"
         return Decision("kernels", "flash", 0, why)
