@@ -19,7 +19,8 @@ _COMMENTS: Mapping[str, str] = {
     "flash": "Where code and weights lie. B, KiB or MiB. xip = true where it is a serial flash behind a cache.",
     "ram": "The contiguous memory that holds the stack, the activations and the KV ring.",
     "stack": "Reserved at the bottom of RAM; `mcugen verify` says how much a step uses.",
-    "memories": '[memories.NAME]: more memories: origin, size, source, holds = ["code", "data"] or one of the two.',
+    "memories": '[memories.NAME]: more memories: origin, size, source, holds = ["code", "data"] or one of the two.\n'
+    "fast = true where the core reaches data in it with fewer waits than in [ram].",
     "port_defines": "Numbers that the port's C needs, as MG_... defines: a quantity with its unit, or an address.",
     "facts": "Whatever else a reader should know; `mcugen boards show` prints it.",
     "flashing": "[flashing.TOOL]: how the image gets onto the board; the first table is tried first.\n"

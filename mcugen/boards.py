@@ -29,8 +29,9 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "stack": ("size", "source"),
 }
 _ENTRY_TABLES = ("port_defines", "facts")  # any key; each entry has a value and a source
-_OPTIONAL = ("memories", "flashing", "core.count", "flash.xip", "flash.data_origin")
-_MEMORY = ("origin", "size", "holds", "source")  # of each entry of "memories"
+_OPTIONAL = ("memories", "flashing", "core.count", "flash.xip", "flash.data_origin", "ram.code_origin")
+_MEMORY = ("origin", "size", "holds", "source", "fast")  # of each entry of "memories"; "fast" is optional
+_TAKEN = ("flash", "ram", "data", "code")  # what the linker script calls the memories that every board has
 _HOLDS = ("code", "data")
 _FLASHING: Mapping[str, tuple[str, ...]] = {  # tool -> what it has to know, in an entry of "flashing"
     "drive": ("label", "source"),  # of the USB drive that takes a copy of the image
@@ -150,7 +151,8 @@ class _Reader:
             xip=self._flag("flash.xip"),
             memories=self._memories(),
             flashing=self._flashing(),
-            flash_data=self._flash_data(),
+            flash_data=self._address("flash.data_origin"),
+            ram_code=self._address("ram.code_origin"),
             own_port=own_port,
         )
         self._check_memory(board)
@@ -195,7 +197,7 @@ class _Reader:
                 close = difflib.get_close_matches(key, expected, n=1)
                 self._fail(f"{prefix}{key}", "is no key", f"did you mean {close[0]}?" if close else allowed)
         for key in expected:
-            if key not in found and f"{prefix}{key}" not in _OPTIONAL:
+            if key not in found and f"{prefix}{key}" not in _OPTIONAL and key != "fast":
                 self._fail(f"{prefix}{key}", "is missing", allowed)
 
     def _mapping(self, key: str, value: Any) -> dict[str, Any]:
@@ -284,18 +286,20 @@ class _Reader:
         return value
 
     def _optional(self, key: str, default: object) -> Any:
-        table, name = key.split(".")
-        return self._table[table].get(name, default)
+        table, _, name = key.rpartition(".")
+        return self._value(table).get(name, default)
 
     def _memories(self) -> tuple[Memory, ...]:
         found = []
         for name in self._table.get("memories", {}):
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
-                self._fail(f"memories.{name}", "is no name for a memory", "small letters, digits and underscores")
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in _TAKEN:
+                allowed = f"small letters, digits and underscores, but not {' or '.join(_TAKEN)}"
+                self._fail(f"memories.{name}", "is no name for a memory", allowed)
             holds = self._names(f"memories.{name}.holds", _HOLDS)
             if not holds:
                 self._fail(f"memories.{name}.holds", "is empty", f"it may list {', '.join(_HOLDS)}")
-            found.append(Memory(name, self._region(f"memories.{name}"), frozenset(holds)))
+            fast = self._flag(f"memories.{name}.fast")
+            found.append(Memory(name, self._region(f"memories.{name}"), frozenset(holds), fast))
         return tuple(found)
 
     def _flashing(self) -> tuple[tuple[str, Mapping[str, str | int]], ...]:
@@ -321,10 +325,10 @@ class _Reader:
             self._fail(f"{key}.size", f"ends at {origin + size:#x}", "a region must end within 32 bits")
         return MemoryRegion(origin, size)
 
-    def _flash_data(self) -> int | None:
-        origin = self._optional("flash.data_origin", None)
+    def _address(self, key: str) -> int | None:
+        origin = self._optional(key, None)
         if origin is not None and (type(origin) is not int or not 0 <= origin < _ADDRESS_SPACE):
-            self._fail("flash.data_origin", f"is {origin!r}", _ADDRESS_HINT)
+            self._fail(key, f"is {origin!r}", _ADDRESS_HINT)
         return origin
 
     def _port_defines(self) -> dict[str, int]:
@@ -354,9 +358,12 @@ class _Reader:
         for key in ("flash", "ram"):
             origin, size = self._value(f"{key}.origin"), self._value(f"{key}.size")
             shown[key] = f"{size} at {origin:#010x} ({self._value(f'{key}.source')})"
-        flash_data = self._flash_data()
+        flash_data = self._address("flash.data_origin")
         if flash_data is not None:
             shown["flash as data"] = f"at {flash_data:#010x}"
+        ram_code = self._address("ram.code_origin")
+        if ram_code is not None:
+            shown["ram as code"] = f"at {ram_code:#010x}"
         shown["stack"] = f"{self._value('stack.size')} ({self._value('stack.source')})"
         for name, memory in self._table.get("memories", {}).items():
             shown[name] = f"{memory['size']} at {memory['origin']:#010x} ({memory['source']})"
@@ -371,6 +378,8 @@ class _Reader:
         regions = [("flash", board.flash), ("ram", board.ram)]
         if board.flash_data is not None:
             regions.append(("flash.data_origin", MemoryRegion(board.flash_data, board.flash.size)))
+        if board.ram_code is not None:
+            regions.append(("ram.code_origin", MemoryRegion(board.ram_code, board.ram.size)))
         regions += [(f"memories.{memory.name}", memory.region) for memory in board.memories]
         for (name, one), (key, other) in itertools.combinations(regions, 2):
             if one.origin < other.origin + other.size and other.origin < one.origin + one.size:

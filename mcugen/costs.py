@@ -49,7 +49,7 @@ def firmware_cost(layout: Layout, firmware: Firmware, instructions: float | None
         code=firmware.flash_bytes - constants,
         ops_code=0,
         arena=layout.plan.arena_bytes,
-        statics=firmware.static_bytes - layout.plan.arena_bytes,
+        statics=firmware.static_bytes - sum(p.end - p.begin for p in layout.plan.parts if p.memory == "ram"),
         stack=firmware.stack_bytes,
         ops=len(layout.graph.ops),
         instructions=instructions,

@@ -15,6 +15,7 @@ class Demand:
 
     ring: state, the KV ring. activations: the rest of the arena. stack: what the board reserves. statics: variables
     of the runtime outside the arena. constants: generated tensors. code: kernels, runtime and their tables.
+    elsewhere: of ring and activations, what lies outside the main RAM.
     """
 
     ring: int
@@ -23,9 +24,15 @@ class Demand:
     statics: int
     constants: int
     code: int
+    elsewhere: int = 0
 
     @property
     def ram(self) -> int:
+        """Of the main RAM, without copies of what is in flash."""
+        return self.whole_ram - self.elsewhere
+
+    @property
+    def whole_ram(self) -> int:
         return self.ring + self.activations + self.stack + self.statics
 
     @property
@@ -43,6 +50,7 @@ def demand_of(graph: Graph, plan: Plan, *, code_bytes: int, static_bytes: int) -
         statics=static_bytes,
         constants=sum(size for _, size in plan.flash),
         code=code_bytes,
+        elsewhere=sum(part.end - part.begin for part in plan.parts if part.memory != "ram"),
     )
 
 
@@ -70,7 +78,7 @@ def check_fits(
     ram_at: Callable[[int], int],
     boards: Iterable[Board] = (),
 ) -> None:
-    """Hold the demand against the board's flash and RAM.
+    """Hold the demand against the board's flash and main RAM; no placement asks too much of the other memories.
 
     ram_at: RAM in bytes of the same model planned for another context. boards: from which the smallest
     with room for this context is recommended; never the host.
@@ -89,14 +97,15 @@ def check_fits(
         hint = _context_hint(graph, best, ram_at, roomy) if best else _ram_hint(graph, plan, board, ram_at(1), roomy)
         raise DoesNotFitError(
             f"KV ring ({demand.ring:,} B), activations ({demand.activations:,} B), stack ({demand.stack:,} B) and "
-            f"runtime ({demand.statics:,} B) need {demand.ram:,} B of RAM; {board.name} has {board.ram.size:,} B",
+            f"runtime ({demand.statics:,} B) need {demand.whole_ram:,} B of RAM; {_memories(plan, board)}",
             where=f"memory plan, peak at {op_name(graph, plan.peak_op)}",
             hint=hint,
         )
 
 
 def fits_board(demand: Demand, board: Board) -> bool:
-    return demand.flash <= board.flash.size and demand.ram <= board.ram.size
+    """In one memory; whether more of them would do, only a plan for that board can tell."""
+    return demand.flash <= board.flash.size and demand.whole_ram <= board.ram.size
 
 
 def op_name(graph: Graph, index: int) -> str:
@@ -107,6 +116,13 @@ def op_name(graph: Graph, index: int) -> str:
 
 
 # ---------------------------------------------------------------- hints
+
+
+def _memories(plan: Plan, board: Board) -> str:
+    """What the board has, and which of its memories are in use."""
+    parts = [f"{part.end - part.begin:,} B in {part.memory}" for part in plan.parts if part.memory != "ram"]
+    main = f"{board.name} has {board.ram.size:,} B"
+    return f"{main}, which is full with {' and '.join(parts)} already" if parts else main
 
 
 def _size(board: Board) -> tuple[int, int, str]:

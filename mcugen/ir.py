@@ -465,6 +465,44 @@ class Graph:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes of the arena, from `begin` to before `end`, that lie together. memory: "ram" or one of Board.memories."""
+
+    memory: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What lies or runs in which memory ("ram", "flash" or one of Board.memories), and why. nbytes: at most."""
+
+    what: str
+    memory: str
+    nbytes: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which memory holds what; stack and variables are in the main RAM in any case.
+
+    parts: of the arena, in order and without gaps; () for the whole arena in main RAM. kernels: the memory that they
+    run from. weights: label of a matrix -> the memory that it is copied to at start; the others are read from flash.
+    decisions: the same for people, every one with its reason.
+    """
+
+    parts: tuple[Part, ...] = ()
+    kernels: str = "flash"
+    weights: Mapping[str, str] = field(default_factory=dict)
+    decisions: tuple[Decision, ...] = ()
+
+    def nbytes(self, memory: str) -> int:
+        """What was decided to lie in a memory."""
+        return sum(decision.nbytes for decision in self.decisions if decision.memory == memory)
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Where everything lies.
 
@@ -475,6 +513,7 @@ class Plan:
     flash: (what, bytes) of the generated constants. stack_bytes: what the board reserves.
     lifetimes: buffer name -> first and last op it is alive at, numbered as peak_op; state lives at all of them.
     live_bytes: per op of graph.ops the sum of live bytes, state included.
+    placement: in which memory the arena, or a part of it, and everything else lies.
     """
 
     arena_bytes: int
@@ -486,6 +525,12 @@ class Plan:
     stack_bytes: int
     lifetimes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     live_bytes: tuple[int, ...] = ()
+    placement: Placement = Placement()
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """Of the arena, one at least."""
+        return self.placement.parts or (Part("ram", 0, self.arena_bytes),)
 
 
 # ---------------------------------------------------------------- verification
@@ -546,11 +591,13 @@ class MemoryRegion:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """RAM beside a board's main one. holds: what may lie there, of {"code", "data"}."""
+    """RAM beside a board's main one. holds: what may lie there, of {"code", "data"}. fast: the core waits less for
+    data in it than in the main one."""
 
     name: str
     region: MemoryRegion
     holds: frozenset[str]
+    fast: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -563,6 +610,7 @@ class Board:
     xip: whether code and weights are read from a serial flash through a cache. memories: in the file's order.
     flashing: (tool, what it has to know) in the order to try.
     flash_data: where the flash is read as data, if another bus reads it; code is at flash.origin in any case.
+    ram_code: where code in the main RAM is fetched, if another bus does it.
     own_port: (file name, content) of a user's own port, which then has none in firmware/ports/.
     """
 
@@ -584,6 +632,7 @@ class Board:
     memories: tuple[Memory, ...] = ()
     flashing: tuple[tuple[str, Mapping[str, str | int]], ...] = ()
     flash_data: int | None = None
+    ram_code: int | None = None
     own_port: tuple[tuple[str, bytes], ...] = ()
 
 
@@ -611,7 +660,7 @@ class Firmware:
     """What a toolchain made of a Project.
 
     image: the ELF (or the host's shared library) as bytes. sections: name -> bytes, allocated ones only.
-    flash_bytes: what is programmed. static_bytes: .data + .bss. stack_bytes: reserved for the stack.
+    flash_bytes: what is programmed. static_bytes: all in main RAM but the stack. stack_bytes: reserved for that.
     toolchain: e.g. "zig 0.17.1 (clang 22)". flags: its options for kinds of sources ("c -Os"), and to "link".
     """
 

@@ -13,6 +13,7 @@ from mcugen.fit import Demand, check_fits, demand_of, largest_context
 from mcugen.generate import suffix_tokens
 from mcugen.ir import Board, Firmware, Graph, Plan, Project, QuantizedModel, Tokenizer
 from mcugen.lower import check_sinks, lower, ring_slots
+from mcugen.placement import check_placement, place
 from mcugen.plan import check_plan, plan_memory
 from mcugen.plan_report import plan_json, plan_report
 from mcugen.render import render_c
@@ -57,7 +58,8 @@ def lay_out(
     batch: tokens of a prompt that a forward pass takes at once. sinks: first tokens of a sequence that are kept.
     Raises UsageError for an impossible context, DoesNotFitError where flash or RAM are too small.
     """
-    code = choose_family(board.features).code_bytes + vocabulary_bytes(tokenizer)
+    family = choose_family(board.features)
+    code = family.code_bytes + vocabulary_bytes(tokenizer)
     static = STATIC_BYTES + (board.cores - 1) * SECOND_STACK_BYTES
 
     def planned(slots: int) -> Planned:
@@ -66,6 +68,10 @@ def lay_out(
         plan = plan_memory(graph, board)
         calls = OP_BYTES * (len(graph.ops) + len(graph.rebase))
         more = sum(MORE_BYTES.get(kernel, 0) for kernel in {op.kernel for op in graph.ops})
+        if board.core != "host":
+            other = plan.stack_bytes + static
+            placed = place(graph, plan, board, other_ram=other, kernel_bytes=family.code_bytes + more)
+            plan = replace(plan, placement=placed)
         return graph, plan, demand_of(graph, plan, code_bytes=code + calls + more, static_bytes=static)
 
     layout = fit_context(planned, tokenizer, board, context, model.config.seq_len)
@@ -92,6 +98,7 @@ def fit_context(
     largest = largest_context(lambda slots: planned(slots)[2].ram <= board.ram.size, trained)
     graph, plan, demand = planned(max(largest, 1) if context is None else context)
     check_plan(graph, plan)
+    check_placement(graph, plan, board)
     check_fits(graph, plan, board, demand, ram_at=lambda slots: planned(slots)[2].ram, boards=list_boards())
     return Layout(board, tokenizer, graph, plan, demand, largest)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from mcugen.fit import Demand, op_name
 from mcugen.ir import Board, Graph, MemoryRegion, Plan, Ring
@@ -16,6 +17,7 @@ def plan_report(graph: Graph, plan: Plan, board: Board, demand: Demand, largest_
         "",
         *_totals(plan, board, demand),
         "",
+        *_placement(plan),
         *_peak(graph, plan),
         "",
         *_advice(graph, plan, board, largest_context),
@@ -45,9 +47,17 @@ def plan_json(graph: Graph, plan: Plan, board: Board, demand: Demand) -> dict[st
             "activations": demand.activations,
             "stack": demand.stack,
             "statics": demand.statics,
-            "used": demand.ram,
+            "elsewhere": demand.elsewhere,
+            "copies": _copies(plan),
+            "used": demand.ram + _copies(plan),
             "size": board.ram.size,
         },
+        "memories": [
+            {"name": memory.name, "used": plan.placement.nbytes(memory.name), "size": memory.region.size}
+            for memory in board.memories
+        ],
+        "placement": [asdict(decision) for decision in plan.placement.decisions],
+        "copied": dict(plan.placement.weights),
         "flash": {
             "constants": demand.constants,
             "code": demand.code,
@@ -92,21 +102,46 @@ def _table(rows: Sequence[Sequence[str]], left: int = 1) -> Iterator[str]:
 
 def _totals(plan: Plan, board: Board, demand: Demand) -> list[str]:
     over = plan.arena_bytes - plan.lower_bound
+    copies = _copies(plan)
+    others = [(memory, plan.placement.nbytes(memory.name)) for memory in board.memories]
     quality = "the least possible" if over == 0 else f"{over:,} B above the least possible"
     return [
-        *_memory("RAM", demand.ram, board.ram, board.headroom),
+        *_memory("RAM", demand.ram + copies, board.ram, board.headroom),
         *_table(
             [
                 ("KV ring", f"{demand.ring:,} B"),
                 ("activations", f"{demand.activations:,} B"),
+                *([("in other memories", f"-{demand.elsewhere:,} B")] if demand.elsewhere else []),
                 ("stack", f"{demand.stack:,} B"),
                 ("runtime", f"{demand.statics:,} B"),
+                *([("copies from flash", f"{copies:,} B")] if copies else []),
             ]
         ),
+        *(line for memory, used in others if used for line in _memory(memory.name, used, memory.region, 0.0)),
         *_memory("Flash", demand.flash, board.flash, 0.0),
         *_table([("constants", f"{demand.constants:,} B"), ("code", f"{demand.code:,} B")]),
         f"Arena (ring and activations): {plan.arena_bytes:,} B, {quality} ({plan.lower_bound:,} B)",
     ]
+
+
+def _copies(plan: Plan) -> int:
+    """What lies in main RAM as a copy of what is in flash."""
+    in_ram = sum(part.end - part.begin for part in plan.parts if part.memory == "ram")
+    return max(plan.placement.nbytes("ram") - in_ram, 0)
+
+
+def _placement(plan: Plan) -> list[str]:
+    """What lies where, and why."""
+    decisions = plan.placement.decisions
+    if not decisions:
+        return []
+    rows = [(d.what, d.memory, f"{d.nbytes:,} B" if d.nbytes else "") for d in decisions]
+    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        f"  {what.ljust(wide[0])}  {memory.ljust(wide[1])}  {size.rjust(wide[2])}  {d.why}"
+        for (what, memory, size), d in zip(rows, decisions, strict=True)
+    ]
+    return ["What lies where, and why", *lines, ""]
 
 
 def _memory(name: str, used: int, region: MemoryRegion, headroom: float) -> list[str]:

@@ -23,6 +23,8 @@ from mcugen.rendering import (
     Constants,
     Provenance,
     build_variables,
+    copied_section,
+    declared_arenas,
     fill,
     kernel_files,
     kernel_headers,
@@ -250,6 +252,15 @@ def _view(graph: Graph, buffer: str, token: str) -> str:
     return f"{_VIEWS.get(stored, 'u8')}({identifier(buffer).upper()}){step}"
 
 
+def _sections(plan: Plan) -> dict[str, str]:
+    """The section of each array that is copied at start."""
+    return {
+        identifier(f"{label}.{part}"): copied_section(memory)
+        for label, memory in plan.placement.weights.items()
+        for part in ("codes", "multiplier")
+    }
+
+
 def _call(index: int, op: Op, graph: Graph, constants: Constants, cores: int) -> _Call:
     first, *others = _halves(op, graph.packing, cores) or (None,)
     arguments = _arguments(op, graph, constants, first)
@@ -280,7 +291,7 @@ def render_c(
     observed: link the op observer of the host build (op_done_host.c) instead of the empty one, and no application.
     """
     prefix = model_prefix(graph.model.name)
-    constants = Constants(prefix, aligned=graph.family != "portable")
+    constants = Constants(prefix, graph.family != "portable", _sections(plan))
     calls = [_call(i, op, graph, constants, board.cores) for i, op in enumerate(graph.ops)]
     rebase = [_call(len(graph.ops) + i, op, graph, constants, board.cores) for i, op in enumerate(graph.rebase)]
 
@@ -300,7 +311,7 @@ def render_c(
     counters = _ring_counters(graph, prefix)
     variables = {
         **model_variables(graph, board, tokenizer, suffix, provenance, max_tokens),
-        "arena_bytes": plan.arena_bytes,
+        "arenas_declared": declared_arenas(plan.parts, prefix),
         "offsets": offset_lines(graph, plan),
         "logits": identifier(graph.logits).upper(),
         "calls": [call for call, op in zip(calls, graph.ops, strict=True) if not op.last],

@@ -22,7 +22,7 @@ from mcugen.flags import (
     compile_flags,
     link_flags,
 )
-from mcugen.ir import Board, Buffer, Graph, Op, Plan, Tokenizer
+from mcugen.ir import Board, Buffer, Graph, Op, Part, Placement, Plan, Tokenizer
 from mcugen.resources import data_dir
 from mcugen.split import SPLITS
 from mcugen.tokenizer import TokenizerTables, tokenizer_tables
@@ -38,6 +38,9 @@ KERNEL_HEADERS = ("kernels/kernels.h", "kernels/fixedpoint.h", "kernels/tables.h
 INCLUDE_DIRS = ("kernels", "runtime", "ports", "app")
 BUILD_ID_HEADER = "build_id.h"
 _BUILD_ID_DIGITS = 16
+NO_PLACEMENT = Placement()
+_KERNELS = "*kernels/*.o"  # as the linker knows their objects
+_CODE_BUT_KERNELS = f"*(EXCLUDE_FILE({_KERNELS}) .text EXCLUDE_FILE({_KERNELS}) .text.*)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +74,12 @@ class Struct:
 class Constants:
     """Collects arrays and structures; an array that two ops share is emitted once."""
 
-    def __init__(self, prefix: str, aligned: bool = False) -> None:
-        """aligned: every array begins at a word, for kernels that read several elements at once."""
+    def __init__(self, prefix: str, aligned: bool = False, sections: Mapping[str, str] | None = None) -> None:
+        """aligned: every array begins at a word, for kernels that read several elements at once. sections: name of an
+        array -> the section that it goes to, if not to the others."""
         self._prefix = prefix
         self._aligned = aligned
+        self._sections = sections or {}
         self._names: dict[int, str] = {}
         self.arrays: list[Array] = []
         self.structs: list[Struct] = []
@@ -85,6 +90,8 @@ class Constants:
         if owner not in self._names:
             self._names[owner] = f"{self._prefix}_{name}"
             attribute = "__attribute__((aligned(4))) " if self._aligned and values.itemsize < 4 else ""
+            if name in self._sections:
+                attribute = f'__attribute__((section("{self._sections[name]}"))) {attribute}'
             declaration = f"{attribute}{C_TYPES[values.dtype.name]} {self._names[owner]}[{values.size}]"
             self.arrays.append(Array(declaration, array_body(values), comment))
         return self._names[owner]
@@ -306,7 +313,7 @@ def build_variables(
     on_host = board.core == "host"
     script = [] if on_host else ["-T", "linker.ld"]
     return {
-        **memory_map(board, plan.stack_bytes),
+        **memory_map(board, plan.stack_bytes, plan.placement),
         "sources": sources,
         "include_dirs": include_dirs,
         "linker_script": "linker.ld",
@@ -335,9 +342,81 @@ def _hexadecimal(value: int) -> str:
     return f"0x{value:08X}"
 
 
-def memory_map(board: Board, stack_bytes: int) -> dict[str, object]:
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """An output section that startup copies: address, if it is given; what goes in; its region; and what startup is
+    told. All as the linker writes it."""
+
+    name: str
+    address: str
+    comment: str
+    inputs: str
+    region: str
+    source: str
+    begin: str
+    end: str
+
+
+def copied_section(memory: str) -> str:
+    """The input section of the constants that are copied to a memory."""
+    return f".copied.{memory}"
+
+
+def arena_section(memory: str) -> str:
+    """The input section of the part of the arena that lies in a memory beside the main one."""
+    return f".bss.arena_{memory}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """The array that is a part of the arena. size: the name of its size. attribute: where it goes. offset: in the
+    array, of an offset in the arena. behind: where the next part begins, 0 for the last one."""
+
+    name: str
+    size: str
+    nbytes: int
+    attribute: str
+    offset: str
+    behind: int
+
+
+def declared_arenas(parts: Sequence[Part], prefix: str) -> list[Arena]:
+    """In order; the last one, with the buffers of a step, has the name that verification and debuggers look for."""
+    found = []
+    for part in parts:
+        last = part is parts[-1]
+        attribute = "" if part.memory == "ram" else f'__attribute__((section("{arena_section(part.memory)}"))) '
+        suffix = "" if last else f"_{part.memory}"
+        size = f"{prefix.upper()}_ARENA{suffix.upper()}_BYTES"
+        offset = f"(offset - {part.begin})" if part.begin else "offset"
+        nbytes = part.end - part.begin
+        found.append(Arena(f"{prefix}_arena{suffix}", size, nbytes, attribute, offset, 0 if last else part.end))
+    return found
+
+
+def memory_map(board: Board, stack_bytes: int, placement: Placement = NO_PLACEMENT) -> dict[str, object]:
     """What linker.ld.j2 places."""
+    separate = placement.kernels == "ram" and board.ram_code is not None
+    kernels = "" if placement.kernels == "flash" else "CODE" if separate else placement.kernels.upper()
+    arenas = [part.memory for part in placement.parts if part.memory != "ram"]
+    weights = [name for name in ("ram", *(m.name for m in board.memories)) if name in placement.weights.values()]
+    used = {placement.kernels, *arenas, *weights}
+    memories = [
+        {"region": memory.name.upper(), "access": "rwx" if "code" in memory.holds else "rw", "comment": "",
+         "origin": _hexadecimal(memory.region.origin), "size": memory.region.size}
+        for memory in board.memories if memory.name in used
+    ]  # fmt: skip
+    if separate:
+        comment = " /* the same RAM, on the bus for code */"
+        memories.append({"region": "CODE", "access": "rx", "comment": comment,
+                         "origin": _hexadecimal(board.ram_code or 0), "size": board.ram.size})  # fmt: skip
     return {
+        "memories": memories,
+        "kernels_apart": bool(kernels),
+        "code_inputs": _CODE_BUT_KERNELS if kernels else "*(.text .text.*)",
+        "copied": [*_copied_kernels(board, kernels), *(_copied_weights(board, memory) for memory in weights)],
+        "arenas": [{"name": memory, "region": memory.upper()} for memory in arenas],
+        "constants_region": "FLASH" if board.flash_data is None else "DATA AT > FLASH",
         "board_name": board.name,
         "flash_origin": _hexadecimal(board.flash.origin),
         "flash_size": board.flash.size,
@@ -346,6 +425,34 @@ def memory_map(board: Board, stack_bytes: int) -> dict[str, object]:
         "ram_size": board.ram.size,
         "stack_size": stack_bytes,
     }
+
+
+def _copied_kernels(board: Board, region: str) -> list[_Copied]:
+    if not region:
+        return []
+    address = " ORIGIN(CODE) + SIZEOF(.stack)" if region == "CODE" else ""
+    as_data = " - ORIGIN(CODE) + ORIGIN(RAM)" if region == "CODE" else ""
+    begin = f"ADDR(.kernels){as_data}"
+    return [
+        _Copied(
+            ".kernels", address, "The kernels, which run from here.", f"{_KERNELS}(.text .text.*)", region,
+            _loaded(board, ".kernels"), begin, f"{begin} + SIZEOF(.kernels)",
+        )
+    ]  # fmt: skip
+
+
+def _copied_weights(board: Board, memory: str) -> _Copied:
+    name = f".weights_{memory}"
+    inputs, begin = f"*({copied_section(memory)})", f"ADDR({name})"
+    comment = "Matrices, which are read from here."
+    source = _loaded(board, name)
+    return _Copied(name, "", comment, inputs, memory.upper(), source, begin, f"{begin} + SIZEOF({name})")
+
+
+def _loaded(board: Board, section: str) -> str:
+    """Where the core reads what is programmed for a section."""
+    address = f"LOADADDR({section})"
+    return address if board.flash_data is None else f"{address} - ORIGIN(FLASH) + ORIGIN(DATA)"
 
 
 def render_linker_script(board: Board, keep: Sequence[str]) -> bytes:

@@ -330,12 +330,16 @@ def _link_error(job: _Job, stderr: str) -> ToolError | DoesNotFitError:
     board = job.project.board
     where = f"linking {job.project.name} for {board.name}"
     # GNU ld: region `FLASH' overflowed by 12 bytes; lld: will not fit in region 'FLASH': overflowed by 12 bytes
-    overflows = re.findall(r"region [`'](FLASH|RAM)'.*?overflowed by (\d+) bytes", stderr)
+    overflows = re.findall(r"region [`'](\w+)'.*?overflowed by (\d+) bytes", stderr)
     if overflows:
         region, excess = max(overflows, key=lambda match: int(match[1]))
-        size = board.flash.size if region == "FLASH" else board.ram.size
-        name = "flash" if region == "FLASH" else "RAM"
-        what = "weights or code" if region == "FLASH" else "context, activations or stack"
+        size = board.ram.size
+        name, what = "RAM", "context, activations or stack"
+        if region in ("FLASH", "DATA"):
+            size, name, what = board.flash.size, "flash", "weights or code"
+        for memory in board.memories:
+            if memory.name.upper() == region:
+                size, name, what = memory.region.size, memory.name, "what the plan places there"
         return DoesNotFitError(
             f"the firmware needs {size + int(excess):,} B of {name}; {board.name} has {size:,} B",
             where=where,
@@ -368,11 +372,21 @@ def _measure(board: Board, image: bytes, title: str, flags: Mapping[str, tuple[s
         image=image,
         sections=sections,
         flash_bytes=len(to_bin(image)) if sections else 0,
-        static_bytes=sections.get(".data", 0) + sections.get(".bss", 0),
+        static_bytes=_static_bytes(image, board) if sections else 0,
         stack_bytes=sections.get(".stack", 0),
         toolchain=title,
         flags=flags,
     )
+
+
+def _static_bytes(elf: bytes, board: Board) -> int:
+    """What takes main RAM beside the stack; on the host, what an initial value or a zero is kept for."""
+    if board.core == "host":
+        sections = _sections(elf)
+        return sections.get(".data", 0) + sections.get(".bss", 0)
+    begin, end = board.ram.origin, board.ram.origin + board.ram.size
+    found = (s for s in ELFFile(io.BytesIO(elf)).iter_sections() if s["sh_flags"] & _SHF_ALLOC)
+    return sum(s["sh_size"] for s in found if begin <= s["sh_addr"] < end and s.name != ".stack")
 
 
 def _sections(elf: bytes) -> dict[str, int]:

@@ -48,8 +48,19 @@ def read_prompt(machine: Machine, name: str, tokens: Sequence[int] | IntArray) -
     machine.call(f"{name}_read", prompt, len(ids))
 
 
-def op_regions(graph: Graph, plan: Plan, arena: int) -> Regions:
-    """Where the outputs of every op lie in a machine whose arena begins at address `arena`.
+def buffer_addresses(machine: Machine, graph: Graph, plan: Plan) -> Mapping[str, int]:
+    """Where each buffer lies in a machine, whichever memory holds its part of the arena."""
+    arena = f"{model_prefix(graph.model.name)}_arena"
+    found: dict[str, int] = {}
+    for part in plan.parts:
+        last = part.end == plan.arena_bytes
+        origin = machine.address(arena if last else f"{arena}_{part.memory}") - part.begin
+        found |= {name: origin + at for name, at in plan.offsets.items() if part.begin <= at < part.end}
+    return found
+
+
+def op_regions(graph: Graph, addresses: Mapping[str, int]) -> Regions:
+    """Where the outputs of every op lie in a machine that has the buffers at these addresses.
 
     Ops count on from graph.ops into graph.rebase, as the firmware numbers them.
     """
@@ -57,7 +68,7 @@ def op_regions(graph: Graph, plan: Plan, arena: int) -> Regions:
     for index, op in enumerate((*graph.ops, *graph.rebase)):
         for name in op.outputs:
             buffer = graph.buffers[name]
-            address = arena + plan.offsets[name]
+            address = addresses[name]
             if op.row:
                 ring = graph.ring(name)
                 size = stored_bytes(buffer.layout, buffer.dtype, _unit(buffer))
@@ -141,11 +152,11 @@ def _slots(stored: NDArray[np.uint8], buffer: Buffer, ring: Ring, start: int) ->
 
 def read_state(machine: Machine, graph: Graph, plan: Plan) -> Mapping[str, IntArray]:
     """The KV ring as a machine holds it now."""
-    arena = machine.address(f"{model_prefix(graph.model.name)}_arena")
+    addresses = buffer_addresses(machine, graph, plan)
     state = {}
     for name, buffer in graph.buffers.items():
         if buffer.state:
-            content = machine.read(arena + plan.offsets[name], buffer.nbytes)
+            content = machine.read(addresses[name], buffer.nbytes)
             state[name] = decode(content, buffer.layout, buffer.dtype, buffer.shape)
     return state
 
@@ -203,7 +214,7 @@ def verify(
     """
     name = model_prefix(graph.model.name)
     start_model(machine, name)
-    regions = op_regions(graph, plan, machine.address(f"{name}_arena"))
+    regions = op_regions(graph, buffer_addresses(machine, graph, plan))
     simulator = Simulator(graph)
     values = 0
     for start in range(0, len(tokens), CHUNK):
@@ -236,11 +247,11 @@ def verify_prompt(
     simulator = Simulator(graph)
     logits = simulator.feed(ids)[-1]
     expected = {graph.logits: logits, **{ring: slots[: len(ids)] for ring, slots in simulator.state.items()}}
-    arena = machine.address(f"{name}_arena")
+    addresses = buffer_addresses(machine, graph, plan)
     difference = None
     for output, values in expected.items():
         buffer = graph.buffers[output]
-        content = machine.read(arena + plan.offsets[output], buffer.nbytes)
+        content = machine.read(addresses[output], buffer.nbytes)
         found = _first(values, decode(content, buffer.layout, buffer.dtype, buffer.shape)[: len(values)])
         if found and difference is None:
             difference = Difference(len(ids) - 1, len(graph.ops), AFTER_A_PROMPT, "", output, *found)

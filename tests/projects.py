@@ -11,6 +11,7 @@ from tools import missing
 from mcugen.errors import ToolError
 from mcugen.ir import Board, Project
 from mcugen.ports import port_files
+from mcugen.rendering import memory_map
 from mcugen.resources import data_dir
 from mcugen.toolchain import Toolchain, find_toolchain
 
@@ -35,16 +36,7 @@ def template(file: str, /, **values: object) -> bytes:
 
 
 def linker_script(board: Board) -> bytes:
-    return template(
-        "linker.ld.j2",
-        board_name=board.name,
-        flash_origin=f"{board.flash.origin:#010x}",
-        flash_size=board.flash.size,
-        flash_data_origin="" if board.flash_data is None else f"{board.flash_data:#010x}",
-        ram_origin=f"{board.ram.origin:#010x}",
-        ram_size=board.ram.size,
-        stack_size=board.stack_bytes,
-    )
+    return template("linker.ld.j2", **memory_map(board, board.stack_bytes))
 
 
 def project(board: Board, **sources: bytes) -> Project:

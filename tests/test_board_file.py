@@ -71,8 +71,8 @@ def test_a_new_board_is_the_other_one_under_its_name(like: str, tmp_path: Path) 
 def test_the_file_begins_with_what_to_do() -> None:
     text = new_board("mine", "nucleo")
     assert text.startswith(HEADER)
-    last = '# [memories.NAME]: more memories: origin, size, source, holds = ["code", "data"] or one of the two.'
-    assert text.endswith(f"\n\n{last}\n")
+    last = "# fast = true where the core reaches data in it with fewer waits than in [ram]."
+    assert text.endswith(f"\n{last}\n")
 
 
 def test_a_board_file_may_be_the_beginning_of_another(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from mcugen.errors import UsageError
 from mcugen.export import CONDITIONS, ECOSYSTEMS, Library, check_export, export_library, library_of
 from mcugen.flags import compile_flags
 from mcugen.generate import generate, prompt_tokens
+from mcugen.ir import Placement
 from mcugen.layout import Layout, provenance
 from mcugen.resources import data_dir
 from mcugen.sampler import make_sampler
@@ -50,7 +51,8 @@ def library(board: str = "nucleo") -> Library:
 
 def on_one_core(board: str) -> Layout:
     layout = tiny(board=board)
-    return dataclasses.replace(layout, board=dataclasses.replace(layout.board, cores=1))
+    plan = dataclasses.replace(layout.plan, placement=Placement())
+    return dataclasses.replace(layout, board=dataclasses.replace(layout.board, cores=1), plan=plan)
 
 
 def board_of(ecosystem: str) -> str:

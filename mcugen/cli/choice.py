@@ -96,15 +96,15 @@ def command_of(choice: Choice, board: Board, verb: str = "build") -> str:
     return shlex.join(words)
 
 
-def lay_out_named(choice: Choice, progress: sources.Progress, one_core: bool = False) -> tuple[Source, Layout, str]:
+def lay_out_named(choice: Choice, progress: sources.Progress, library: bool = False) -> tuple[Source, Layout, str]:
     """What the options of a command name: the source, its layout on the board, and the command that generates it.
 
-    one_core: leave the board's other cores alone.
+    library: leave the board's other cores and memories to the application.
     """
     refuse_builtin(choice)
     board = load_board(choice.board)
-    if one_core:
-        board = replace(board, cores=1)
+    if library:
+        board = replace(board, cores=1, memories=(), xip=False)
     source, quantized = quantize_named(choice, progress)
     layout = lay_out(quantized, source.tokenizer, board, choice.context, choice.prefill, choice.sinks)
     return source, layout, command_of(choice, board)

@@ -91,7 +91,7 @@ def export(
     written.
     """
     with progress_bars() as progress:
-        _, layout, _ = lay_out_named(choice, progress, one_core=True)  # starting another is the application's
+        _, layout, _ = lay_out_named(choice, progress, library=True)
         folder = out or Path("build") / f"{layout.name}-{layout.board.name}-{ecosystem}"
         ladder = pipeline.export_folder(
             layout,

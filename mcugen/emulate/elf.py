@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from elftools.common.exceptions import ELFError
+from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from mcugen.errors import InputError, ToolError
@@ -35,13 +36,14 @@ class Elf:
     """segments: non-empty PT_LOAD contents. symbols: sorted by address, larger first, then by name.
 
     machine: "EM_ARM" or another name of the ELF specification. occupied: (address, bytes) of what a program uses, its
-    zeroed memory and stack included.
+    zeroed memory and stack included. code: (address, bytes) of what it may execute.
     """
 
     segments: tuple[Segment, ...]
     symbols: tuple[Symbol, ...]
     machine: str = ""
     occupied: tuple[tuple[int, int], ...] = ()
+    code: tuple[tuple[int, int], ...] = ()
 
     def symbol(self, name: str) -> Symbol:
         """Return the symbol of that name; a global one wins over a static one.
@@ -73,6 +75,8 @@ def parse_elf(image: bytes) -> Elf:
         machine = str(file["e_machine"])
         loaded = file.iter_segments("PT_LOAD")
         occupied = tuple((part["p_vaddr"], part["p_memsz"]) for part in loaded if part["p_memsz"])
+        parts = (s for s in file.iter_sections() if s["sh_flags"] & SH_FLAGS.SHF_EXECINSTR and s["sh_size"])
+        code = tuple((s["sh_addr"], s["sh_size"]) for s in parts)
     except ELFError as error:
         raise InputError(
             f"{len(image)} bytes are not an ELF file ({error})", where="firmware", hint="pass the linked .elf file"
@@ -81,7 +85,7 @@ def parse_elf(image: bytes) -> Elf:
         raise InputError("the ELF has no symbol table", where="firmware", hint="link it without -s or --strip-all")
     symbols = [_symbol(entry, machine == "EM_ARM") for entry in table.iter_symbols() if _is_defined(entry)]
     ordered = tuple(sorted(symbols, key=lambda s: (s.address, -s.size, s.name)))
-    return Elf(segments, ordered, machine, occupied)
+    return Elf(segments, ordered, machine, occupied, code)
 
 
 class AddressBook:

@@ -11,6 +11,7 @@
 
 enum {
     MG_SLOTS = 1 << 16,   /* of the table of blocks; a power of two */
+    MG_CODES = 8,         /* sections of code at most */
     MG_FILL = 1 << 15,    /* blocks at most: half full, so that a search ends soon */
     MG_IT_STATE = (3 << 25) | (63 << 10), /* of XPSR */
     MG_UC_MEM_WRITE = 17  /* unicorn.h: uc_mem_type; a read is 16 */
@@ -26,7 +27,8 @@ enum {
     MG_STOP_PAUSED = 1,     /* as asked: before the block at stop_address */
     MG_STOP_LIMIT = 2,      /* too many instructions: before the block at stop_address */
     MG_STOP_MISALIGNED = 3, /* access of stop_size bytes at stop_address, by the instruction at stop_pc */
-    MG_STOP_TABLE = 4       /* more blocks than MG_FILL, or a block outside the code */
+    MG_STOP_TABLE = 4,      /* more blocks than MG_FILL */
+    MG_STOP_NO_CODE = 5     /* before a block at stop_address, which is not code */
 };
 
 typedef struct {
@@ -37,8 +39,14 @@ typedef struct {
     uint32_t reserved;
 } mg_block_t;
 
+/* A section of the program that may be executed. */
 typedef struct {
-    const uint8_t *code;       /* contents of the flash */
+    const uint8_t *bytes;
+    uint32_t origin; /* address of bytes[0] */
+    uint32_t size;
+} mg_code_t;
+
+typedef struct {
     int (*stop)(void *engine); /* uc_emu_stop */
     int (*read_register)(void *engine, int id, void *value); /* uc_reg_read */
     int (*write_register)(void *engine, int id, const void *value); /* uc_reg_write */
@@ -46,8 +54,6 @@ typedef struct {
     uint64_t loads;
     uint64_t stores;
     uint64_t limit;            /* stop when `instructions` reaches it */
-    uint32_t code_origin;      /* address of code[0] */
-    uint32_t code_size;        /* bytes */
     uint32_t stack_low;        /* [stack_low, stack_high) is the stack */
     uint32_t stack_high;
     uint32_t stack_lowest;     /* lowest stack address written */
@@ -62,6 +68,9 @@ typedef struct {
     uint32_t status_register;  /* UC_ARM_REG_XPSR */
     uint32_t code_kind;        /* MG_CODE_... */
     uint32_t has_status;       /* 1: clear the IT state after an access */
+    uint32_t code_count;       /* how many of `code` */
+    uint32_t reserved;
+    mg_code_t code[MG_CODES];
     mg_block_t block[MG_SLOTS];
 } mg_profile_t;
 
@@ -96,8 +105,22 @@ static uint32_t count_instructions(const uint8_t *code, uint32_t size, uint32_t 
     return count;
 }
 
-/* The slot of a block, filled in when the block is new; NULL when the table is full or the block is not code. */
-static mg_block_t *find_block(mg_profile_t *profile, uint32_t address, uint32_t size)
+/* The bytes at an address, if so many of them are code there; else NULL. */
+static const uint8_t *find_code(const mg_profile_t *profile, uint32_t address, uint32_t size)
+{
+    for (uint32_t i = 0; i < profile->code_count; i++) {
+        const mg_code_t *const code = &profile->code[i];
+        const uint32_t offset = address - code->origin; /* wraps to a large value below the origin */
+        if (offset < code->size && size <= code->size - offset) {
+            return code->bytes + offset;
+        }
+    }
+    return NULL;
+}
+
+/* The slot of a block, filled in when the block is new; NULL, and the run stopped, when the table is full or the block
+ * is not code. */
+static mg_block_t *find_block(void *engine, mg_profile_t *profile, uint32_t address, uint32_t size)
 {
     uint32_t slot = ((address >> 1) * 2654435761u) >> 16; /* Knuth's multiplicative hash; < MG_SLOTS */
     while (profile->block[slot].size != 0u) {
@@ -106,16 +129,16 @@ static mg_block_t *find_block(mg_profile_t *profile, uint32_t address, uint32_t 
         }
         slot = (slot + 1u) % MG_SLOTS;
     }
-    const uint32_t offset = address - profile->code_origin; /* wraps to a large value below the origin */
-    if (profile->blocks == MG_FILL || size == 0u || offset >= profile->code_size
-        || size > profile->code_size - offset) {
+    const uint8_t *const code = find_code(profile, address, size);
+    if (profile->blocks == MG_FILL || code == NULL) {
+        stop(engine, profile, (code == NULL) ? MG_STOP_NO_CODE : MG_STOP_TABLE, address);
         return NULL;
     }
     profile->blocks++;
     mg_block_t *const block = &profile->block[slot];
     block->address = address;
     block->size = size;
-    block->instructions = count_instructions(profile->code + offset, size, profile->code_kind);
+    block->instructions = count_instructions(code, size, profile->code_kind);
     return block;
 }
 
@@ -133,9 +156,8 @@ void mg_on_block(void *engine, uint64_t address, uint32_t size, mg_profile_t *pr
     if (size == 0u) { /* RISC-V, an illegal instruction begins here: nothing is executed, an exception follows */
         return;
     }
-    mg_block_t *const block = find_block(profile, (uint32_t)address, size);
+    mg_block_t *const block = find_block(engine, profile, (uint32_t)address, size);
     if (block == NULL) {
-        stop(engine, profile, MG_STOP_TABLE, (uint32_t)address);
         return;
     }
     block->executions++;

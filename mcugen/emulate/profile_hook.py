@@ -14,7 +14,14 @@ from mcugen.ir import Project
 SLOTS = 1 << 16
 
 CODE_THUMB, CODE_RISCV = range(2)
-STOP_NONE, STOP_PAUSED, STOP_LIMIT, STOP_MISALIGNED, STOP_TABLE = range(5)
+STOP_NONE, STOP_PAUSED, STOP_LIMIT, STOP_MISALIGNED, STOP_TABLE, STOP_NO_CODE = range(6)
+_CODES = 8
+
+
+class Code(ctypes.Structure):
+    """mg_code_t."""
+
+    _fields_ = (("bytes", ctypes.c_void_p), ("origin", ctypes.c_uint32), ("size", ctypes.c_uint32))
 
 
 class Block(ctypes.Structure):
@@ -33,7 +40,6 @@ class ProfileState(ctypes.Structure):
     """mg_profile_t: what the fields mean is said there."""
 
     _fields_ = (
-        ("code", ctypes.c_void_p),
         ("stop", ctypes.c_void_p),
         ("read_register", ctypes.c_void_p),
         ("write_register", ctypes.c_void_p),
@@ -41,8 +47,6 @@ class ProfileState(ctypes.Structure):
         ("loads", ctypes.c_uint64),
         ("stores", ctypes.c_uint64),
         ("limit", ctypes.c_uint64),
-        ("code_origin", ctypes.c_uint32),
-        ("code_size", ctypes.c_uint32),
         ("stack_low", ctypes.c_uint32),
         ("stack_high", ctypes.c_uint32),
         ("stack_lowest", ctypes.c_uint32),
@@ -57,6 +61,9 @@ class ProfileState(ctypes.Structure):
         ("status_register", ctypes.c_uint32),
         ("code_kind", ctypes.c_uint32),
         ("has_status", ctypes.c_uint32),
+        ("code_count", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("code", Code * _CODES),
         ("block", Block * SLOTS),
     )
 

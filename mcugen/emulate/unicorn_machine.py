@@ -2,9 +2,10 @@
 
 cortex_m.py and riscv.py say what is particular to an instruction set; everything else is here.
 
-Flash can be read and executed, RAM read and written; nothing else is mapped but the registers that the port
-uses. Every block passes through profile_hook.c, which counts and bounds the run, and every memory access that is
-watched, which must be aligned. After a fault the core's state is not to be trusted: boot() starts afresh.
+Flash can be read, RAM read and written, and what the ELF says is code executed; nothing else is mapped but the
+registers that the port uses. Every block passes through profile_hook.c, which counts and bounds the run, and every
+memory access that is watched, which must be aligned. After a fault the core's state is not to be trusted: boot()
+starts afresh.
 """
 
 from __future__ import annotations
@@ -30,9 +31,11 @@ from mcugen.emulate.profile_hook import (
     CODE_THUMB,
     STOP_LIMIT,
     STOP_MISALIGNED,
+    STOP_NO_CODE,
     STOP_NONE,
     STOP_PAUSED,
     STOP_TABLE,
+    Code,
     ProfileState,
     load_profile_hook,
 )
@@ -114,8 +117,11 @@ class UnicornMachine(abc.ABC):
         self._state = ProfileState()
         self._flash = _Memory(board.flash)
         self._ram = _Memory(board.ram)
+        self._others = [_Memory(memory.region) for memory in board.memories]
         data = board.flash_data
         self._flash_data = None if data is None else self._flash.at(MemoryRegion(data, board.flash.size))
+        code = board.ram_code
+        self._ram_code = None if code is None else self._ram.at(MemoryRegion(code, board.ram.size))
         self._observer: Callable[[int], None] | None = None
         self._at_console = False
         self._fault: FirmwareFault | None = None
@@ -266,7 +272,8 @@ class UnicornMachine(abc.ABC):
         self._fault = None
         self._at_console = False
         self._flash.fill(0xFF)
-        self._ram.fill(_RAM_AT_RESET)
+        for memory in (self._ram, *self._others):
+            memory.fill(_RAM_AT_RESET)
         for segment in self._elf.segments:
             if not self._flash.holds(segment.address, len(segment.data)):
                 raise InternalError(
@@ -275,18 +282,27 @@ class UnicornMachine(abc.ABC):
                 )
             self._flash.write(segment.address, segment.data)
         self._uc = self._engine()
-        if self._flash_data is None:
-            self._flash.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
-        else:  # the bus of code reads no bytes: what it is asked for is a fault
-            self._flash.map_into(self._uc, unicorn.UC_PROT_EXEC)
-            self._flash_data.map_into(self._uc, unicorn.UC_PROT_READ)
-        self._ram.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+        self._map_memories(self._uc)
         self._registers = self._peripherals()
         for page in self._registers.pages:
             self._uc.mmio_map(page, PAGE, self._on_register_read, page, self._on_register_write, page)
         entry = self._start()
         self._add_hooks()
         return entry
+
+    def _map_memories(self, uc: Any) -> None:
+        """Code is executed where the ELF has some: by page here, by instruction in profile_hook.c."""
+        if self._flash_data is None:
+            self._flash.map_into(uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
+        else:  # the bus of code reads no bytes: what it is asked for is a fault
+            self._flash.map_into(uc, unicorn.UC_PROT_EXEC)
+            self._flash_data.map_into(uc, unicorn.UC_PROT_READ)
+        if self._ram_code is not None:
+            self._ram_code.map_into(uc, unicorn.UC_PROT_EXEC)
+        for memory in (self._ram, *self._others):
+            executed = any(memory.holds(address, size) for address, size in self._elf.code)
+            access = unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE
+            memory.map_into(uc, access | (unicorn.UC_PROT_EXEC if executed else 0))
 
     def _add_hooks(self) -> None:
         self._add_counters(self._uc, self._state)
@@ -299,8 +315,10 @@ class UnicornMachine(abc.ABC):
     def _add_counters(self, uc: Any, state: ProfileState) -> None:
         """Let profile_hook.c count what an engine does in `state`, from now on."""
         ctypes.memset(ctypes.byref(state), 0, ctypes.sizeof(state))
-        state.code = self._flash.pointer()
-        state.code_origin, state.code_size = self._board.flash.origin, self._board.flash.size
+        for i, (address, size) in enumerate(self._elf.code):
+            memory = self._memory(address, size)
+            state.code[i] = Code(memory.pointer() + address - memory.origin, address, size)
+        state.code_count = len(self._elf.code)
         state.stop = ctypes.cast(uclib.uc_emu_stop, ctypes.c_void_p).value
         state.read_register = ctypes.cast(uclib.uc_reg_read, ctypes.c_void_p).value
         state.write_register = ctypes.cast(uclib.uc_reg_write, ctypes.c_void_p).value
@@ -356,7 +374,8 @@ class UnicornMachine(abc.ABC):
     def _asleep(self, uc: Any) -> bool:
         """Has an engine stopped behind a WFE? unicorn does not know the instruction."""
         at = uc.reg_read(self._set.pc) - len(_WFE)
-        return self._set.code == CODE_THUMB and self._flash.holds(at, len(_WFE)) and self.read(at, len(_WFE)) == _WFE
+        in_code = any(begin <= at < begin + size for begin, size in self._elf.code)
+        return self._set.code == CODE_THUMB and in_code and self.read(at, len(_WFE)) == _WFE
 
     def _stop_fault(self) -> FirmwareFault | None:
         """Why profile_hook.c stopped the run."""
@@ -368,6 +387,10 @@ class UnicornMachine(abc.ABC):
         if state.stop_reason == STOP_LIMIT:
             what = f"is still running after {self._limit:,} instructions"
             return self._error("endless-loop", what, address, address)
+        if state.stop_reason == STOP_NO_CODE:
+            return self._error(
+                "execute-data", f"jumps to {self._data(address)}, which is not code", state.last_block, address
+            )
         if state.stop_reason == STOP_TABLE:
             raise InternalError(f"no room to count the block at {address:#010x}", where=self.title)
         return None
@@ -455,7 +478,7 @@ class UnicornMachine(abc.ABC):
         return f"{address:#010x} ({self._names.name(address)})" if owner else f"{address:#010x}"
 
     def _memory(self, address: int, size: int) -> _Memory:
-        for memory in (self._ram, self._flash, self._flash_data):
+        for memory in (self._ram, self._flash, self._flash_data, self._ram_code, *self._others):
             if memory is not None and memory.holds(address, size):
                 return memory
         raise InternalError(f"{size} B at {address:#010x} are neither RAM nor flash", where=self.title)
@@ -470,8 +493,7 @@ class _SecondCore:
         self._uc = machine._engine()
         self._pc = 0
         self.state = ProfileState()
-        machine._flash.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_EXEC)
-        machine._ram.map_into(self._uc, unicorn.UC_PROT_READ | unicorn.UC_PROT_WRITE)
+        machine._map_memories(self._uc)
         for page in mailboxes.pages:
             self._uc.mmio_map(page, PAGE, self._on_read, page, self._on_write, page)
         machine._add_counters(self._uc, self.state)
@@ -533,6 +555,10 @@ class _Memory:
     def at(self, region: MemoryRegion) -> _Memory:
         """The same bytes at other addresses."""
         return _Memory(region, self._bytes)
+
+    @property
+    def origin(self) -> int:
+        return self._region.origin
 
     def pointer(self) -> int:
         return ctypes.addressof(self._bytes)

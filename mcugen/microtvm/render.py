@@ -13,7 +13,7 @@ import numpy as np
 
 from mcugen.ctext import identifier, model_prefix, wrapped
 from mcugen.families import family_named
-from mcugen.ir import Board, Graph, Op, Plan, Project, Tokenizer
+from mcugen.ir import Board, Graph, Op, Part, Plan, Project, Tokenizer
 from mcugen.microtvm.functions import (
     TABLES,
     Argument,
@@ -35,6 +35,7 @@ from mcugen.rendering import (
     Constants,
     Provenance,
     build_variables,
+    declared_arenas,
     fill,
     model_variables,
     offset_lines,
@@ -158,6 +159,7 @@ def render_microtvm(
         "vocab_size": graph.model.config.vocab_size,
         "batched": False,
         "arena_bytes": workspace_bytes(plan),
+        "arenas_declared": declared_arenas((Part("ram", 0, workspace_bytes(plan)),), prefix),
         "workspace_bytes": workspace_bytes(plan),
         "logits_offset": plan.offsets[graph.logits],
         "ring_offset": plan.arena_bytes,

@@ -7,11 +7,22 @@
 
 #include <stdint.h>
 
-extern const uint32_t _sidata[]; /* initial values of .data, in flash */
-extern uint32_t _sdata[];
-extern uint32_t _edata[];
-extern uint32_t _sbss[];
-extern uint32_t _ebss[];
+/* What the linker script has startup do, memory by memory. */
+typedef struct {
+    const uint32_t *from;
+    uint32_t *to;
+    uint32_t *end;
+} mg_copy_t;
+
+typedef struct {
+    uint32_t *begin;
+    uint32_t *end;
+} mg_zero_t;
+
+extern const mg_copy_t _scopy[];
+extern const mg_copy_t _ecopy[];
+extern const mg_zero_t _szero[];
+extern const mg_zero_t _ezero[];
 
 int main(void);
 
@@ -33,16 +44,26 @@ __attribute__((naked, section(".vectors"), used)) void Reset_Handler(void)
                      "tail mg_start");
 }
 
+/* Bring code, constants and initial values from flash to where they belong, and zero the rest. */
+static void fill_memories(void)
+{
+    for (const mg_copy_t *copy = _scopy; copy < _ecopy; copy++) {
+        const uint32_t *from = copy->from;
+        for (uint32_t *to = copy->to; to < copy->end; to++) {
+            *to = *from;
+            from++;
+        }
+    }
+    for (const mg_zero_t *zero = _szero; zero < _ezero; zero++) {
+        for (uint32_t *to = zero->begin; to < zero->end; to++) {
+            *to = 0u;
+        }
+    }
+}
+
 void mg_start(void)
 {
-    const uint32_t *from = _sidata;
-    for (uint32_t *to = _sdata; to < _edata; to++) {
-        *to = *from;
-        from++;
-    }
-    for (uint32_t *to = _sbss; to < _ebss; to++) {
-        *to = 0u;
-    }
+    fill_memories();
     (void)main();
     mg_halt();
 }
