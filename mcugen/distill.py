@@ -27,11 +27,11 @@ from mcugen.reference import rope_angles
 from mcugen.rounding import S8_MAX, Folded, Grid
 
 BATCH, LENGTH = 16, 128  # windows of a step, and their tokens
-SAMPLES = 1024  # sequences that the float model samples for all steps
+SAMPLES = 4096  # sequences that the float model samples for all steps
 SAMPLE_LENGTH = 256  # tokens of each, or the trained context
 TOGETHER = 128  # sequences sampled at once, so that their keys and values stay in a processor's cache
 WARM_UP, LAST_RATE = 20, 0.01  # steps; the rate at the end, as a share
-CODE_RATE, SCALE_RATE, VECTOR_RATE = 3e-3, 1e-3, 2e-4  # per step: of codes; of scales, relative; of all else
+CODE_RATE, SCALE_RATE, VECTOR_RATE = 3e-4, 3e-4, 2e-4  # per step: of codes; of scales, relative; of all else
 EDGE, NEAR = 0.4, 0.499  # of a step: how far weights go beyond the outermost codes, and begin from their own
 
 Progress = Callable[[int, int, float], None]  # done, total, loss in nats per token

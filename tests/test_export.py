@@ -411,6 +411,15 @@ def test_arduino_takes_the_library() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("model", "name"), [("tiny", "mcugen-tiny"), ("_my__model_", "mcugen-my-model"), ("a.b", "mcugen-a-b")]
+)
+def test_a_name_for_platformio_has_single_dashes(model: str, name: str) -> None:
+    layout = tiny(model)
+    made = library_of(rendered(layout), layout.graph.family, layout.plan.arena_bytes, provenance(layout, "mcugen"))
+    assert json.loads(export_library(made, "platformio", verified=False)["library.json"])["name"] == name
+
+
 PIO_CHECK = """
 import sys, platformio.package.manifest.schema as schema
 from platformio.package.manifest.parser import ManifestParserFactory
@@ -462,12 +471,12 @@ PACK_REQUIRED = {"name", "vendor", "description", "url", "releases"}
 PACK_KNOWN = PACK_REQUIRED | {"license", "keywords", "conditions", "components"}
 PACK_ATTRIBUTES = {
     "component": ({"Cclass", "Cgroup", "Cversion"}, {"Csub", "condition"}),
-    "file": ({"category", "name"}, {"scope", "attr", "select"}),
+    "file": ({"category", "name"}, {"scope", "language", "attr", "select"}),
     "require": (set(), {"Dcore"}),
     "condition": ({"id"}, set()),
     "release": ({"version"}, set()),
 }
-PACK_CATEGORIES = {"doc", "include", "header", "sourceC", "sourceAsm"}
+PACK_CATEGORIES = {"doc", "include", "header", "source"}
 PACK_CORES = {"Cortex-M0", "Cortex-M0+", "Cortex-M3", "Cortex-M4", "Cortex-M7", "Cortex-M33", "Cortex-M55"}
 
 
@@ -487,6 +496,8 @@ def test_a_pack_describes_what_it_holds(board: str) -> None:
     assert {element.get("Dcore") for element in package.iter("require")} <= PACK_CORES
     listed = [(element.attrib["category"], element.attrib["name"]) for element in package.iter("file")]
     assert {category for category, _ in listed} <= PACK_CATEGORIES
+    languages = {element.attrib["name"]: element.get("language") for element in package.iter("file")}
+    assert all(languages[name] == {".c": "c", ".S": "asm"}.get(Path(name).suffix) for name in languages)
     for category, name in listed:
         assert any(path.startswith(name) for path in files) if category == "include" else name in files
     assert package.findtext("license") in files
