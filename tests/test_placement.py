@@ -199,9 +199,7 @@ def test_experts_come_behind_what_every_token_reads() -> None:
     board = board_with(ram=arena + OTHER + KERNELS + expert, xip=True)
     weights = placed(board, config).placement.weights
     assert "logits" in weights and "layers.1.wo" in weights
-    assert not any(
-        ".w1." in name for name in weights
-    )  # each is the largest, and read by one token in four
+    assert not any(".w1." in name for name in weights)  # each is the largest, and read by one token in four
 
 
 # ---------------------------------------------------------------- the gate
