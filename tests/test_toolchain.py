@@ -27,7 +27,15 @@ from mcugen.boards import list_boards, load_board
 from mcugen.cache import default_cache_dir
 from mcugen.cores import CORES, GCC_PREFIXES
 from mcugen.errors import DoesNotFitError, McugenError, ToolError, UsageError
-from mcugen.flags import assemble_flags, compile_cxx_flags, compile_flags, link_flags
+from mcugen.flags import (
+    KERNEL_FOLDERS,
+    KERNEL_OPTIMISATION,
+    OPTIMISATION,
+    assemble_flags,
+    compile_cxx_flags,
+    compile_flags,
+    link_flags,
+)
 from mcugen.images import to_bin, to_hex
 from mcugen.ir import Board, MemoryRegion, Project
 from mcugen.resources import data_dir
@@ -226,7 +234,7 @@ def test_only_what_changed_is_compiled_again(
     assert build(project(stack, main=MAIN), compiler, cache_dir=cache).stack_bytes == 2048
     assert runs.take() == ["link"]
 
-    build(first, compiler, opt="-Os", cache_dir=cache)
+    build(first, compiler, opt="-O1", cache_dir=cache)
     assert runs.take() == sorted([*first.sources, "link"])
 
 
@@ -524,6 +532,9 @@ def makefile(board: Board, made: Project) -> bytes:
         zig_ldflags=" ".join([*script, *link_flags(board, "zig")]),
         linker_script=made.linker_script,
         is_host=board.core == "host",
+        opt=OPTIMISATION,
+        kernel_opt=KERNEL_OPTIMISATION,
+        kernel_folders=KERNEL_FOLDERS,
     )
 
 

@@ -378,7 +378,7 @@ def test_a_rebased_ring_is_compared_in_its_layout(monkeypatch: pytest.MonkeyPatc
 
 def test_regions_of_a_packed_ring_are_units_of_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     graph, found = packed(monkeypatch, "all", 20, batch=3, config=dataclasses.replace(SMALL, seq_len=24))
-    regions = op_regions(graph, found, 4096)
+    regions = op_regions(graph, {name: 4096 + offset for name, offset in found.offsets.items()})
     ops = {op.outputs[0]: index for index, op in enumerate(graph.ops)}
     keys, values = (found.offsets[f"layers.1.{part}"] + 4096 for part in ("keys", "values"))
     assert regions[ops["layers.1.keys"]] == [Region(keys, 4 * 8, 4 * 8, 20, 4)]
