@@ -12,6 +12,7 @@ from pathlib import Path
 from mcugen.boards import list_boards, load_board
 from mcugen.errors import UsageError
 from mcugen.integers import quantize_source
+from mcugen.ir import Firmware
 from mcugen.ladder import climb
 from mcugen.layout import lay_out, make_firmware
 from mcugen.sheet import Sheet
@@ -37,7 +38,8 @@ class Point:
 @dataclass(frozen=True, slots=True)
 class Row:
     """What came of a point. machines: all that computed the simulator's bits. instructions: per token, the mean of
-    positions 0 to 63; None on the host. stack: the most that a step used, None where no emulator tells."""
+    positions 0 to 63; None on the host. ram_bytes: of the main RAM, and the arena's wherever it lies. stack: the most
+    that a step used, None where no emulator tells."""
 
     core: str
     machines: tuple[str, ...]
@@ -94,10 +96,19 @@ def measure_point(point: Point) -> Row:
         context=layout.graph.context,
         instructions=ladder.instructions_per_token,
         flash_bytes=0 if firmware is None else firmware.flash_bytes,
-        ram_bytes=0 if firmware is None else firmware.static_bytes + firmware.stack_bytes,
-        code_bytes=0 if firmware is None else firmware.sections.get(".text", 0),
+        ram_bytes=0 if firmware is None else _ram(firmware),
+        code_bytes=0 if firmware is None else _sum(firmware, (".text", ".kernels")),
         stack_bytes=None if ladder.profile is None else ladder.profile.stack_bytes,
     )
+
+
+def _sum(firmware: Firmware, starts: tuple[str, ...]) -> int:
+    """Bytes of the sections whose names begin so."""
+    return sum(size for name, size in firmware.sections.items() if name.startswith(starts))
+
+
+def _ram(firmware: Firmware) -> int:
+    return firmware.static_bytes + firmware.stack_bytes + _sum(firmware, (".arena_",))
 
 
 def matrix_sheet(model: str, results: Iterable[SweepResult[Point, Row]]) -> Sheet:
