@@ -161,6 +161,7 @@ def _check_image(elf: Elf, board: Board, folder: Path) -> tuple[int, int]:
         )
     memories = [flash, board.ram, *(memory.region for memory in board.memories)]
     memories += [] if board.flash_data is None else [MemoryRegion(board.flash_data, flash.size)]
+    memories += [] if board.ram_code is None else [MemoryRegion(board.ram_code, board.ram.size)]
     for address, size in elf.occupied:
         if not any(_holds(memory, address, size) for memory in memories):
             raise InputError(

@@ -99,7 +99,7 @@ def test_an_op_costs_its_kernel_and_little_more(board: str) -> None:
     found = counted(board)
     family = choose_family(load_board(board).features)
     for part, kernel in (("head", "linear_s32"), ("attention", "attention_s16"), ("SwiGLU", "swiglu_s16")):
-        alone = found.functions[family.variant(kernel, "pairs").symbol]
+        alone = found.functions[family.variant(kernel).symbol]
         assert alone < found.parts[part]
         if family.name == "portable" and board != "mps2-an383":  # there, long products are functions of their own
             calls = sum(op.part == part for op in found.ops)

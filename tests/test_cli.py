@@ -45,8 +45,8 @@ LADDER_KEYS = [
 ]  # fmt: skip
 REPORT_KEYS = ["difference", "machine", "ops", "rung", "tokens", "values"]
 PLAN_KEYS = [
-    "arena_bytes", "board", "buffers", "context", "flash", "kernels", "largest_context", "live_bytes", "lower_bound",
-    "model", "peak", "prefill", "ram", "rings", "sinks",
+    "arena_bytes", "board", "buffers", "context", "copied", "flash", "kernels", "largest_context", "live_bytes",
+    "lower_bound", "memories", "model", "peak", "placement", "prefill", "ram", "rings", "sinks",
 ]  # fmt: skip
 
 
