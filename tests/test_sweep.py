@@ -161,9 +161,10 @@ def test_an_interrupt_at_the_keyboard_ends_it_cleanly(tmp_path: Path) -> None:
     try:
         assert process.stdout.readline() == "begun\n"
         os.killpg(process.pid, signal.SIGINT)
-        out, err = process.communicate(timeout=30)  # ends only when every process that holds the pipes has
+        out, err = process.communicate(timeout=120)  # ends only when every process that holds the pipes has
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
         raise
     assert (out, err, process.returncode) == ("interrupted\n", "", 0)
 
