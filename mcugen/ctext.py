@@ -20,7 +20,7 @@ RESERVED = frozenset(
      "kernels_dsp", "kernels_mve", "kernels_rv32", "kernels_v6m", "kernels_v7m", "key_quads", "matrix", "tables_dsp",
      "attention_dsp", "row_digits", "vectors_mve", "mcugen_ops", "tflite_file", "kernel_util", "micro_interpreter",
      "micro_op_resolver", "micro_mutable_op_resolver", "schema_generated", "stddef", "stdint", "stdio", "main", "mg",
-     "split", "tokenizer_pairs", "attention", "stm32", "second_core", "build_id")
+     "split", "tokenizer_pairs", "attention", "stm32", "second_core", "build_id", "memories")
 )  # fmt: skip
 
 

@@ -433,7 +433,7 @@ def test_the_cycle_counter_shows_instructions(watched: CortexM) -> None:
 def test_the_profile_covers_boot(firmware: Firmware) -> None:
     machine = CortexM(firmware)
     machine.boot()
-    assert set(machine.profile().instructions) <= {"Reset_Handler", "fill_memories"}
+    assert set(machine.profile().instructions) <= {"Reset_Handler", "mg_fill_memories"}
 
 
 # ---------------------------------------------------------------- console

@@ -151,7 +151,7 @@ def test_counts_equal_those_of_a_code_hook(probe: Firmware) -> None:
 def test_boot_begins_at_the_start_of_flash_and_covers_data(probe: Firmware) -> None:
     machine = machine_of(probe)
     machine.boot()
-    assert set(machine.profile().instructions) - {"fill_memories"} == {"Reset_Handler", "mg_start"}
+    assert set(machine.profile().instructions) - {"mg_fill_memories"} == {"Reset_Handler", "mg_start"}
     assert machine.address("Reset_Handler") == VIRT.flash.origin
     assert machine.read(machine.address("accumulator"), 4) == (7).to_bytes(4, "little")
     assert machine.read(machine.address("position"), 4) == bytes(4)

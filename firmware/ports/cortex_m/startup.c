@@ -4,6 +4,8 @@
  * vendors' scripts use. No interrupt is ever enabled, so the table stops after the 16 system vectors.
  * Source: Armv7-M Architecture Reference Manual (DDI 0403), B1.5.2 and B1.5.3. */
 
+#include "freestanding/memories.h"
+
 #include <stdint.h>
 
 /* The board file states it; 1 where the core has a floating-point or a vector unit. */
@@ -17,23 +19,6 @@ enum { MG_LOW_OVERHEAD_LOOPS = 0 };
 #endif
 
 extern uint32_t _estack[];       /* one past the stack's highest word */
-
-/* What the linker script has startup do, memory by memory. */
-typedef struct {
-    const uint32_t *from;
-    uint32_t *to;
-    uint32_t *end;
-} mg_copy_t;
-
-typedef struct {
-    uint32_t *begin;
-    uint32_t *end;
-} mg_zero_t;
-
-extern const mg_copy_t _scopy[];
-extern const mg_copy_t _ecopy[];
-extern const mg_zero_t _szero[];
-extern const mg_zero_t _ezero[];
 
 int main(void);
 
@@ -92,24 +77,6 @@ static void enable_loop_cache(void)
     __asm__ volatile("dsb\n\tisb" ::: "memory");
 }
 
-/* Bring code, constants and initial values from flash to where they belong, and zero the rest. */
-static void fill_memories(void)
-{
-    for (const mg_copy_t *copy = _scopy; copy < _ecopy; copy++) {
-        const uint32_t *from = copy->from;
-        for (uint32_t *to = copy->to; to < copy->end; to++) {
-            *to = *from;
-            from++;
-        }
-    }
-    for (const mg_zero_t *zero = _szero; zero < _ezero; zero++) {
-        for (uint32_t *to = zero->begin; to < zero->end; to++) {
-            *to = 0u;
-        }
-    }
-    __asm__ volatile("dsb\n\tisb" ::: "memory"); /* what was copied may be executed */
-}
-
 /* First code after reset. The FPU comes first: main may save its registers on entry. */
 void Reset_Handler(void)
 {
@@ -119,7 +86,8 @@ void Reset_Handler(void)
     if (MG_LOW_OVERHEAD_LOOPS == 1) {
         enable_loop_cache();
     }
-    fill_memories();
+    mg_fill_memories();
+    __asm__ volatile("dsb\n\tisb" ::: "memory"); /* what was copied may be executed */
     (void)main();
     mg_halt();
 }

@@ -5,24 +5,9 @@
  * interrupts off, other registers unspecified) and "Machine Trap-Vector Base-Address Register (mtvec)"; RISC-V ABIs
  * Specification, "Integer Calling Convention" (sp aligned to 16 bytes). */
 
+#include "freestanding/memories.h"
+
 #include <stdint.h>
-
-/* What the linker script has startup do, memory by memory. */
-typedef struct {
-    const uint32_t *from;
-    uint32_t *to;
-    uint32_t *end;
-} mg_copy_t;
-
-typedef struct {
-    uint32_t *begin;
-    uint32_t *end;
-} mg_zero_t;
-
-extern const mg_copy_t _scopy[];
-extern const mg_copy_t _ecopy[];
-extern const mg_zero_t _szero[];
-extern const mg_zero_t _ezero[];
 
 int main(void);
 
@@ -44,26 +29,9 @@ __attribute__((naked, section(".vectors"), used)) void Reset_Handler(void)
                      "tail mg_start");
 }
 
-/* Bring code, constants and initial values from flash to where they belong, and zero the rest. */
-static void fill_memories(void)
-{
-    for (const mg_copy_t *copy = _scopy; copy < _ecopy; copy++) {
-        const uint32_t *from = copy->from;
-        for (uint32_t *to = copy->to; to < copy->end; to++) {
-            *to = *from;
-            from++;
-        }
-    }
-    for (const mg_zero_t *zero = _szero; zero < _ezero; zero++) {
-        for (uint32_t *to = zero->begin; to < zero->end; to++) {
-            *to = 0u;
-        }
-    }
-}
-
 void mg_start(void)
 {
-    fill_memories();
+    mg_fill_memories();
     (void)main();
     mg_halt();
 }
