@@ -12,6 +12,7 @@ import itertools
 import re
 import tomllib
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,8 +30,10 @@ _TABLES: Mapping[str, tuple[str, ...]] = {
     "stack": ("size", "source"),
 }
 _ENTRY_TABLES = ("port_defines", "facts")  # any key; each entry has a value and a source
-_OPTIONAL = ("memories", "flashing", "core.count", "flash.xip", "flash.data_origin", "ram.code_origin")
-_MEMORY = ("origin", "size", "holds", "source", "fast")  # of each entry of "memories"; "fast" is optional
+_OPTIONAL = (
+    "memories", "flashing", "core.count", "flash.xip", "flash.data_origin", "ram.code_origin", "memories.*.fast",
+)  # fmt: skip
+_MEMORY = ("origin", "size", "holds", "source", "fast")  # of each entry of "memories"
 _TAKEN = ("flash", "ram", "data", "code")  # what the linker script calls the memories that every board has
 _HOLDS = ("code", "data")
 _FLASHING: Mapping[str, tuple[str, ...]] = {  # tool -> what it has to know, in an entry of "flashing"
@@ -197,7 +200,7 @@ class _Reader:
                 close = difflib.get_close_matches(key, expected, n=1)
                 self._fail(f"{prefix}{key}", "is no key", f"did you mean {close[0]}?" if close else allowed)
         for key in expected:
-            if key not in found and f"{prefix}{key}" not in _OPTIONAL and key != "fast":
+            if key not in found and not any(fnmatchcase(f"{prefix}{key}", optional) for optional in _OPTIONAL):
                 self._fail(f"{prefix}{key}", "is missing", allowed)
 
     def _mapping(self, key: str, value: Any) -> dict[str, Any]:

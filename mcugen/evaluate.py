@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mcugen.errors import InputError, UsageError
 from mcugen.ir import Graph, Model
-from mcugen.reference import FloatDecoder, Floats, Tap
+from mcugen.reference import FloatDecoder, Floats, Tap, log_softmax
 from mcugen.simulate import IntArray, Simulator
 from mcugen.statistics import Interval, Ratio, ratio_of
 
@@ -245,11 +245,6 @@ def _checked(ids: NDArray[np.int64], vocab_size: int, length: int) -> NDArray[np
 def _cut(ids: NDArray[np.int64], step: int) -> Iterator[NDArray[np.int64]]:
     for start in range(0, len(ids), step):
         yield ids[start : start + step]
-
-
-def log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def _compare(expected: Floats, observed: Floats, targets: NDArray[np.int64]) -> _Sequence:

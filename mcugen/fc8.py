@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.errors import UsageError
-from mcugen.evaluate import LOGIT_UNIT, log_softmax
+from mcugen.evaluate import LOGIT_UNIT
 from mcugen.ir import FC_MATRICES, Graph, Linear, QuantizedLayer, QuantizedModel
 from mcugen.kernels import FC_SHIFT_MAX, FC_SHIFT_MIN, SHIFT_MAX, SHIFT_MIN, accumulate
 from mcugen.lower import lower
 from mcugen.plain import check_plain
 from mcugen.quantize import out_of_range, to_multiplier
-from mcugen.reference import Floats
+from mcugen.reference import Floats, log_softmax
 from mcugen.sampler import make_sampler, sample
 from mcugen.simulate import Recorder, Simulator
 

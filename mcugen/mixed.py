@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mcugen.errors import UsageError
 from mcugen.ir import Config, Model
 from mcugen.recipes import INT4, INT4_COARSE, INT8, Budget, Precision, Recipe, tied
-from mcugen.reference import FloatDecoder
+from mcugen.reference import FloatDecoder, log_softmax
 from mcugen.rounding import INPUTS, Floats, Folded, gptq, nearest, place, weighted_error
 from mcugen.sheet import Sheet
 
@@ -205,7 +205,7 @@ def _costs(
 ) -> dict[tuple[str, Precision], float]:
     """KL in nats per token of each matrix alone with each precision."""
     read = _some(sequences)
-    expected = [_log_softmax(FloatDecoder(model).forward(sequence[None])[0]) for sequence in read]
+    expected = [log_softmax(FloatDecoder(model).forward(sequence[None])[0]) for sequence in read]
     costs: dict[tuple[str, Precision], float] = {}
     for label, part in folded.items():
         name, (layer, *expert) = place(label)
@@ -237,11 +237,6 @@ def _some(sequences: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
 def _kl(model: Model, sequences: Sequence[NDArray[np.int64]], expected: Sequence[Floats]) -> float:
     total = 0.0
     for sequence, reference in zip(sequences, expected, strict=True):
-        observed = _log_softmax(FloatDecoder(model).forward(sequence[None])[0])
+        observed = log_softmax(FloatDecoder(model).forward(sequence[None])[0])
         total += float((np.exp(reference) * (reference - observed)).sum())
     return total / sum(map(len, sequences))
-
-
-def _log_softmax(logits: Floats) -> Floats:
-    shifted = logits - logits.max(-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

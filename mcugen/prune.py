@@ -19,7 +19,7 @@ from mcugen.errors import UsageError
 from mcugen.ir import Config, Model, weight_shapes
 from mcugen.quantize import Calibration
 from mcugen.recipes import PruneBudget
-from mcugen.reference import FloatDecoder, Floats, sample_sequences
+from mcugen.reference import FloatDecoder, Floats, log_softmax, sample_sequences
 
 DAMPING = 1e-6  # of the mean squared value of a column, so that columns that are never used can be solved for
 JUDGE_SEED = 101  # of the text that judges a perplexity; calibration has others
@@ -106,9 +106,7 @@ def _loss(model: Model, text: Sequence[NDArray[np.int64]]) -> float:
     lost, count = 0.0, 0
     for sequence in text:
         logits = FloatDecoder(model).forward(sequence[None, :-1])[0]
-        top = logits.max(-1)
-        every = np.log(np.exp(logits - top[:, None]).sum(-1)) + top
-        lost += float((every - logits[np.arange(len(logits)), sequence[1:]]).sum())
+        lost -= float(log_softmax(logits)[np.arange(len(logits)), sequence[1:]].sum())
         count += len(logits)
     return lost / max(count, 1)
 

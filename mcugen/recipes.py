@@ -216,6 +216,12 @@ def with_budget(recipe: Recipe, text: str) -> Recipe:
     return replace(recipe, budget=budget)
 
 
+def chosen_recipe(name: str | None, budget: str | None) -> Recipe | None:
+    """What a name and a budget say together; a budget alone is for the mixed recipe. Raises what either does."""
+    recipe = None if name is None else recipe_named(name)
+    return recipe if budget is None else with_budget(recipe or MIXED, budget)
+
+
 def parse_pruning(text: str) -> PruneBudget:
     """ "hidden=0.8,kv_heads=3", "180KB" or "kv_heads=3,2%" -> PruneBudget. Raises UsageError."""
     kinds = {"hidden": float, "kv_heads": int}

@@ -56,6 +56,12 @@ def softmax(scores: Floats) -> Floats:
     return weight
 
 
+def log_softmax(logits: Floats) -> Floats:
+    """Log probabilities [..., vocab]."""
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
 def silu(x: Floats) -> Floats:
     return x / (1 + np.exp(-np.clip(x, -60, None)))
 

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mcugen.errors import InputError, UsageError
-from mcugen.evaluate import LOGIT_UNIT, log_softmax
+from mcugen.evaluate import LOGIT_UNIT
 from mcugen.ir import Graph, Model
-from mcugen.reference import FloatDecoder, Floats
+from mcugen.reference import FloatDecoder, Floats, log_softmax
 from mcugen.simulate import Simulator
 from mcugen.statistics import ratio_of
 

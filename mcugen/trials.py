@@ -22,7 +22,7 @@ from mcugen.integers import quantize_source
 from mcugen.ir import Model, QuantizedModel
 from mcugen.layout import lay_out
 from mcugen.pipeline import TextQuality, float_model, measure, measure_cases, text_tokens
-from mcugen.recipes import MIXED, recipe_named, with_budget
+from mcugen.recipes import chosen_recipe, recipe_named
 from mcugen.reference import Floats
 from mcugen.sources import Source, open_source
 from mcugen.sweep import SweepResult, pareto_front
@@ -118,11 +118,7 @@ def _value(name: str, value: str, word: str) -> str | int:
 
 def integers(source: Source, options: Options) -> QuantizedModel:
     """The one place where options become integers."""
-    recipe = None
-    if options.budget is not None:
-        recipe = with_budget(recipe_named(options.recipe or MIXED.name), options.budget)
-    elif options.recipe is not None:
-        recipe = recipe_named(options.recipe)
+    recipe = chosen_recipe(options.recipe, options.budget)
     calibrate = None if options.calibrate == OWN_SAMPLES else Path(options.calibrate)
     return quantize_source(source, calibrate, recipe=recipe, fc=options.fc)
 

@@ -9,10 +9,10 @@ import pytest
 import zoo
 
 from mcugen.errors import InputError, UsageError
-from mcugen.evaluate import LOGIT_UNIT, log_softmax
+from mcugen.evaluate import LOGIT_UNIT
 from mcugen.lower import lower
 from mcugen.quantize import quantize, self_calibration
-from mcugen.reference import FloatDecoder
+from mcugen.reference import FloatDecoder, log_softmax
 from mcugen.simulate import Simulator
 from mcugen.stream import CHUNK, SinksTried, best_sinks, cut_streams, stream, try_sinks
 

@@ -18,14 +18,13 @@ from hypothesis import strategies as st
 from zoo import NEAREST
 
 from mcugen.cli import mcugen
-from mcugen.evaluate import log_softmax
 from mcugen.ir import NO_MERGE, Model, Tokenizer
 from mcugen.lower import lower
 from mcugen.models import bpe
 from mcugen.models.tales import check, evaluate, grammar, vocabulary
 from mcugen.models.tales.plots import PLOTS, Plot
 from mcugen.quantize import quantize, self_calibration
-from mcugen.reference import FloatDecoder
+from mcugen.reference import FloatDecoder, log_softmax
 from mcugen.simulate import Simulator
 from mcugen.tokenizer import decode, encode
 

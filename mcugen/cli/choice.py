@@ -17,15 +17,7 @@ from mcugen.ir import Board, QuantizedModel
 from mcugen.layout import Layout, lay_out
 from mcugen.microtvm.emitter import find_tvm
 from mcugen.microtvm.layout import lay_out_microtvm
-from mcugen.recipes import (
-    MIXED,
-    VALUES,
-    W8,
-    Recipe,
-    parse_pruning,
-    recipe_named,
-    with_budget,
-)
+from mcugen.recipes import VALUES, W8, Recipe, chosen_recipe, parse_pruning
 from mcugen.sources import Source, adapted, open_source, trim_source
 from mcugen.tflm.layout import TflmLayout, lay_out_tflm
 from mcugen.tokenizer import MAX_VOCAB
@@ -50,10 +42,8 @@ def quantize_named(choice: Choice, progress: sources.Progress) -> tuple[Source, 
 
 
 def recipe_of(choice: Choice) -> Recipe | None:
-    """What --recipe and the options beside it name; a budget alone is for the mixed recipe."""
-    recipe = None if choice.recipe is None else recipe_named(choice.recipe)
-    if choice.budget is not None:
-        recipe = with_budget(recipe or MIXED, choice.budget)
+    """What --recipe and the options beside it name."""
+    recipe = chosen_recipe(choice.recipe, choice.budget)
     if choice.values is not None:
         recipe = replace(recipe or W8, value_bits=VALUES[choice.values])
     if choice.prune is not None:

@@ -24,7 +24,6 @@ _CCR_DC, _CCR_IC = 1 << 16, 1 << 17
 _LINES = 4 * 128  # of the data cache: ways and sets (DS12110: 16 KiB, lines of 32 B)
 _PLLON = Field(_CR, 24)
 _SW = Field(_CFGR, 0, 3)
-_SUPPLY = Field(_CR3, 0, 3)
 _LDO = 2
 _HSI = 64e6
 _VOS, _ODEN = Field(_D3CR, 14, 2), Field(_PWRCR, 0)

@@ -14,12 +14,11 @@ from typing import Final
 
 import numpy as np
 
-from mcugen.evaluate import log_softmax
 from mcugen.generate import generate
 from mcugen.ir import Model, Tokenizer
 from mcugen.lower import lower
 from mcugen.quantize import quantize, self_calibration
-from mcugen.reference import FloatDecoder, Floats
+from mcugen.reference import FloatDecoder, Floats, log_softmax
 from mcugen.sampler import make_sampler
 from mcugen.simulate import Simulator
 from mcugen.sources import read_model_folder
